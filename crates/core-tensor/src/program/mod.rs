@@ -1,0 +1,697 @@
+//! Recorded functions of a point and a batch, with exact first and second derivatives.
+//!
+//! A [`Program`] is an ordinary Burn function recorded once, forward *and* backward, as a straight-line list of operations.
+//! Executing the list gives values and gradients without building a tape. Rewriting it gives what Burn's autodiff cannot:
+//!
+//! | call | gives | cost, in gradients' time |
+//! |---|---|---|
+//! | [`Program::value`] | `f(x)` | 1/3 |
+//! | [`Program::value_and_grad`] | `f(x)`, `∇f(x)` | 1 |
+//! | [`Program::jvp`] | `f`, `∇f`, `∇²f·v` (and `⟨∇f, v⟩`) in one pass | 2 to 2.5 |
+//! | [`Program::linearize`] then [`Linearized::hvp`] | many `∇²f·v` at one point | 1 + 1.3 each |
+//! | [`Program::vjp`], [`Program::jacobian`] | `cᵢᵀJ` for many `cᵢ` from one forward pass | 1/3 + 2/3 each |
+//!
+//! The Hessian-vector product is forward over reverse: the tangent of the recorded gradient (Pearlmutter, "Fast exact
+//! multiplication by the Hessian", 1994; Griewank & Walther, "Evaluating Derivatives", 2008, ch. 5). It is exact up to
+//! rounding; nothing is differenced.
+//!
+//! # Rules
+//! - The function's result has shape `[outputs]`; one output is a loss.
+//! - Shapes and element types of point and batch are part of a recording; others are recorded when first met and kept.
+//! - The function must not look at values (`into_scalar`, `into_data`): [`ProgramError::DataDependent`].
+//! - Tensors that the function captures by itself are on the wrong device; hand them in with the batch.
+//! - Random operations (dropout) draw once per [`Program::reseed`] and replay, so that a value, its gradient and its
+//!   Hessian-vector products belong to the same function.
+//! - Layers with a training mode follow their own flag: as built they train, after `Module::valid` they do not. Running state
+//!   is read as it was at recording and never written.
+//! - Parameters with `require_grad` off are constants of the program, fixed at recording.
+//! - What is differentiated is the recorded gradient, as Burn computes it. Where `detach` cuts a gradient short, `∇²f·v` is the
+//!   derivative of that shortened gradient, through the detached value too; other frameworks stop there.
+//! - A leaf that the value does not depend on has no gradient. It is listed in `absent`, not reported as zero.
+
+mod batch;
+mod difference;
+mod error;
+mod execute;
+mod graph;
+mod operations;
+mod record;
+mod simplify;
+mod stage;
+mod tangent;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use burn::backend::ir::TensorIr;
+use burn::backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
+use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
+use burn::module::Module;
+use burn::tensor::{Device, Distribution, Shape, Tensor, TensorData};
+
+pub use batch::{Batch, BatchMapper, Frozen};
+pub use difference::central_difference;
+pub use error::ProgramError;
+
+use crate::error::{Error, Result};
+use crate::random::Random;
+use crate::scalar::Scalar;
+use crate::tree::{LeafName, Tree};
+use execute::Schedule;
+use graph::{Entry, Graph, Source};
+use record::{BatchValues, ModuleValues, Recording, Spec, Tape, Trainable, Want};
+
+/// A value and its gradient.
+#[derive(Clone, Debug)]
+pub struct Gradient {
+    /// `f(x)`, shape `[1]`.
+    pub value: Tensor<1>,
+    /// `∇f(x)`, without the leaves in `absent`.
+    pub gradient: Tree,
+    /// Paths of the leaves that the value does not depend on.
+    pub absent: Vec<String>,
+}
+
+/// A value, its gradient, and the derivative of both along a direction.
+#[derive(Clone, Debug)]
+pub struct Jvp {
+    /// `f(x)`, shape `[1]`.
+    pub value: Tensor<1>,
+    /// `∇f(x)`, without the leaves in `absent`.
+    pub gradient: Tree,
+    /// Paths of the leaves that the value does not depend on.
+    pub absent: Vec<String>,
+    /// `∇²f(x)·v`, with the same leaves as `gradient`.
+    pub hessian_vector: Tree,
+    direction: Tree,
+}
+
+impl Jvp {
+    /// `⟨∇f(x), v⟩`, the derivative of the value along the direction. One pass over gradient and direction.
+    pub fn directional(&self) -> Scalar {
+        let direction = self.direction.restrict(&self.gradient).expect("the gradient's leaves are the point's");
+        self.gradient.dot(&direction).expect("the direction has the gradient's leaves")
+    }
+}
+
+type Body<B> = Box<dyn Fn(&mut Tape, &B) -> Tensor<1> + Send + Sync>;
+
+/// A recorded function of a point (a [`Tree`]) and a [`Batch`].
+///
+/// ```
+/// use burn::{nn::{LinearConfig, loss::MseLoss, loss::Reduction}, tensor::{Device, Distribution, Tensor}};
+/// use core_tensor::{Program, Tree};
+/// # fn main() -> core_tensor::Result<()> {
+/// let device = Device::default();
+/// let model = LinearConfig::new(3, 2).init(&device);
+/// let x = Tensor::<2>::random([8, 3], Distribution::Default, &device);
+/// let y = Tensor::<2>::random([8, 2], Distribution::Default, &device);
+/// let batch = (x, y);
+///
+/// let program = Program::record(&model, &batch, |model, (x, y)| {
+///     MseLoss::new().forward(model.forward(x.clone()), y.clone(), Reduction::Mean)
+/// })?;
+/// let point = Tree::from_module(&model);
+/// let out = program.jvp(&point, &batch, &point.clone())?;
+/// // Along the parameters themselves a quadratic bends by twice its own size there.
+/// assert!(out.hessian_vector.dot(&point)?.value() > 0.0);
+/// # Ok(()) }
+/// ```
+///
+/// Recording costs a few gradients' time and happens once per set of shapes. Plans are shared behind a lock, so a program
+/// can be used from several threads.
+pub struct Program<B> {
+    body: Body<B>,
+    names: Arc<Vec<LeafName>>,
+    shapes: Vec<Shape>,
+    /// Frozen parameters and running state, as at recording.
+    buffers: Vec<DispatchTensor>,
+    recordings: Mutex<HashMap<(Key, Want), Arc<Recording>>>,
+    plans: Mutex<HashMap<(Key, Kind), Arc<Plan>>>,
+    noise: Mutex<Noise>,
+}
+
+/// What a recording depends on: shapes and element types of the point and the batch.
+type Key = (Vec<Spec>, Vec<Spec>);
+
+/// What a plan computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    /// The value.
+    Value,
+    /// Value and gradient.
+    Gradient,
+    /// Value, gradient, and the tangents of both.
+    Jvp,
+    /// Value and gradient first, tangents later.
+    Linear,
+    /// Value first, pullbacks later.
+    Pullback,
+}
+
+/// A recording rewritten for one kind of question and scheduled.
+struct Plan {
+    outputs: usize,
+    /// Leaves that have a gradient.
+    present: Vec<usize>,
+    first: Schedule,
+    second: Option<Schedule>,
+    /// Where the tangent of each present gradient is among the last stage's outputs.
+    /// `None` is exactly zero: the gradient of a linear function does not move.
+    tangents: Vec<Option<usize>>,
+}
+
+/// Random tensors of the current seed.
+struct Noise {
+    seed: u64,
+    drawn: HashMap<(Key, usize), DispatchTensor>,
+}
+
+impl<B: Batch> Program<B> {
+    /// Records `function` of a model's trainable parameters.
+    ///
+    /// The point's leaves are those of [`Tree::from_module`]. The model is only a template: it is not changed, and its values
+    /// are not part of the recording, except frozen parameters and running state.
+    ///
+    /// # Errors
+    /// [`ProgramError`] if the function cannot be recorded or has an operation without a tangent rule on the way to its
+    /// gradient. If only values and gradients are wanted, [`Program::record_first_order`] accepts the latter.
+    pub fn record<M>(
+        model: &M,
+        batch: &B,
+        function: impl Fn(&M, &B) -> Tensor<1> + Send + Sync + 'static,
+    ) -> Result<Self>
+    where
+        M: Module + Sync + 'static,
+    {
+        let program = Self::record_first_order(model, batch, function)?;
+        program.check_second_order(&Tree::from_module(model), batch)?;
+        Ok(program)
+    }
+
+    /// As [`Program::record`] for a function that will be asked for values and gradients only.
+    ///
+    /// # Errors
+    /// [`ProgramError`] if the function cannot be recorded.
+    pub fn record_first_order<M>(
+        model: &M,
+        batch: &B,
+        function: impl Fn(&M, &B) -> Tensor<1> + Send + Sync + 'static,
+    ) -> Result<Self>
+    where
+        M: Module + Sync + 'static,
+    {
+        let mut trainable = Trainable(Vec::new());
+        model.visit(&mut trainable);
+        let trainable = trainable.0;
+        let mut buffers = Vec::new();
+        model.visit(&mut ModuleValues { values: &mut buffers, skip: &trainable, floats: 0 });
+        // A copy of its own: what the caller does to shared running state later does not reach it.
+        let template = record::independent(model);
+        let body: Body<B> = Box::new(move |tape, batch| {
+            let model = record::instantiate_point(&template, tape, &trainable);
+            function(&model, &record::record_batch(batch, tape))
+        });
+        Self::new(body, &Tree::from_module(model), batch, buffers)
+    }
+
+    /// Records `function` of a point given directly as a tree.
+    ///
+    /// # Errors
+    /// As [`Program::record`].
+    pub fn record_tree(
+        point: &Tree,
+        batch: &B,
+        function: impl Fn(&Tree, &B) -> Tensor<1> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let names = point.shared_names();
+        let body: Body<B> = Box::new(move |tape, batch| {
+            let leaves = names.iter().map(|_| tape.leaf()).collect();
+            function(&Tree::from_parts(names.clone(), leaves), &record::record_batch(batch, tape))
+        });
+        let program = Self::new(body, point, batch, Vec::new())?;
+        program.check_second_order(point, batch)?;
+        Ok(program)
+    }
+
+    /// `f(x)`, shape `[outputs]`.
+    ///
+    /// # Errors
+    /// A point that is not of the recorded structure; [`ProgramError`] where new shapes cannot be recorded.
+    pub fn value(&self, point: &Tree, batch: &B) -> Result<Tensor<1>> {
+        let run = self.prepare(Kind::Value, point, batch)?;
+        Ok(Tensor::from_dispatch(self.start(&run, None)?.swap_remove(0)))
+    }
+
+    /// `f(x)` and `∇f(x)` of a loss.
+    ///
+    /// # Errors
+    /// As [`Program::value`]; [`ProgramError::NotScalar`].
+    pub fn value_and_grad(&self, point: &Tree, batch: &B) -> Result<Gradient> {
+        let run = self.prepare(Kind::Gradient, point, batch)?;
+        self.scalar("value_and_grad", &run.plan)?;
+        let mut out = self.start(&run, None)?.into_iter();
+        Ok(self.gradient(&run.plan, &mut out))
+    }
+
+    /// `f`, `∇f` and `∇²f·v` in one pass.
+    ///
+    /// The direction has the point's leaves; another element type is cast to the point's.
+    ///
+    /// # Errors
+    /// As [`Program::value_and_grad`]; [`ProgramError::NoTangentRule`]; a direction that does not match the point.
+    pub fn jvp(&self, point: &Tree, batch: &B, direction: &Tree) -> Result<Jvp> {
+        let run = self.prepare(Kind::Jvp, point, batch)?;
+        self.scalar("jvp", &run.plan)?;
+        check_direction(point, direction, &run.device)?;
+        let out = self.start(&run, Some(direction))?;
+        let mut stream = out.iter().cloned();
+        let Gradient { value, gradient, absent } = self.gradient(&run.plan, &mut stream);
+        let hessian_vector = tangents(&run.plan, &out, &gradient);
+        Ok(Jvp { value, gradient, absent, hessian_vector, direction: direction.clone() })
+    }
+
+    /// `∇²f(x)·v`, without the leaves that `f` does not depend on.
+    ///
+    /// # Errors
+    /// As [`Program::jvp`].
+    pub fn hvp(&self, point: &Tree, batch: &B, direction: &Tree) -> Result<Tree> {
+        Ok(self.jvp(point, batch, direction)?.hessian_vector)
+    }
+
+    /// Evaluates value and gradient and keeps what every Hessian-vector product at this point shares.
+    ///
+    /// For many directions at one point and batch: eigenvalues, conjugate gradients. The kept values take the memory of one
+    /// gradient evaluation.
+    ///
+    /// # Errors
+    /// As [`Program::jvp`].
+    pub fn linearize(&self, point: &Tree, batch: &B) -> Result<Linearized> {
+        let run = self.prepare(Kind::Linear, point, batch)?;
+        self.scalar("linearize", &run.plan)?;
+        let mut out = self.start(&run, None)?;
+        let kept = out.split_off(1 + run.plan.present.len());
+        let Gradient { value, gradient, absent } = self.gradient(&run.plan, &mut out.into_iter());
+        Ok(Linearized { value, gradient, absent, point: point.clone(), kept, plan: run.plan, device: run.device })
+    }
+
+    /// `f(x)` and `cᵀJ` for each cotangent `c` of shape `[outputs]`, from one forward pass.
+    ///
+    /// Leaves that `f` does not depend on are left out of the trees.
+    ///
+    /// # Errors
+    /// As [`Program::value`]; [`ProgramError::Cotangent`].
+    pub fn vjp(&self, point: &Tree, batch: &B, cotangents: &[Tensor<1>]) -> Result<(Tensor<1>, Vec<Tree>)> {
+        let pullback = self.pullback(point, batch)?;
+        let rows = cotangents.iter().enumerate().map(|(index, c)| pullback.apply_indexed(index, c));
+        Ok((pullback.value.clone(), rows.collect::<Result<_>>()?))
+    }
+
+    /// Runs the forward pass once and keeps what every pullback `c ↦ cᵀJ` shares.
+    ///
+    /// # Errors
+    /// As [`Program::value`].
+    pub fn pullback(&self, point: &Tree, batch: &B) -> Result<Pullback> {
+        let run = self.prepare(Kind::Pullback, point, batch)?;
+        let mut kept = self.start(&run, None)?;
+        let value = Tensor::from_dispatch(kept.remove(0));
+        Ok(Pullback { value, names: self.present_names(&run.plan), kept, plan: run.plan, device: run.device })
+    }
+
+    /// `f(x)` and the rows of its Jacobian, one tree an output, from one forward pass.
+    ///
+    /// With a loss per example these are the per-sample gradients. The rows are `outputs` gradients in memory; use
+    /// [`Program::pullback`] to stream them.
+    ///
+    /// # Errors
+    /// As [`Program::value`].
+    pub fn jacobian(&self, point: &Tree, batch: &B) -> Result<(Tensor<1>, Vec<Tree>)> {
+        let pullback = self.pullback(point, batch)?;
+        let device = pullback.value.device();
+        let outputs = pullback.plan.outputs;
+        let dtype = pullback.value.dtype();
+        let rows = (0..outputs).map(|row| {
+            let mut unit = vec![0.0f64; outputs];
+            unit[row] = 1.0;
+            let unit = Tensor::from_data(TensorData::new(unit, [outputs]), (&device, dtype));
+            pullback.apply_indexed(row, &unit)
+        });
+        Ok((pullback.value.clone(), rows.collect::<Result<_>>()?))
+    }
+
+    /// Draws the random tensors of the recorded function (dropout masks, noise) anew from `seed`.
+    ///
+    /// Until then every call sees the same ones. A new program has seed 0. The draw is the same on every backend.
+    pub fn reseed(&self, seed: u64) {
+        *lock(&self.noise) = Noise { seed, drawn: HashMap::new() };
+    }
+
+    /// Number of operations in the recorded value and gradient, and in the pass that also gives tangents.
+    ///
+    /// # Errors
+    /// As [`Program::jvp`].
+    pub fn operations(&self, point: &Tree, batch: &B) -> Result<(usize, usize)> {
+        let gradient = self.prepare(Kind::Gradient, point, batch)?.plan;
+        let jvp = self.prepare(Kind::Jvp, point, batch)?.plan;
+        Ok((gradient.first.len(), jvp.first.len()))
+    }
+}
+
+/// A plan with everything that a run needs but the varying inputs.
+struct Run<'a> {
+    plan: Arc<Plan>,
+    key: Key,
+    device: Device,
+    point: &'a Tree,
+    batch: Vec<DispatchTensor>,
+}
+
+impl<B: Batch> Program<B> {
+    fn new(body: Body<B>, point: &Tree, batch: &B, buffers: Vec<DispatchTensor>) -> Result<Self> {
+        let program = Program {
+            body,
+            names: point.shared_names(),
+            shapes: point.iter().map(|(_, leaf)| leaf.shape()).collect(),
+            buffers,
+            recordings: Mutex::new(HashMap::new()),
+            plans: Mutex::new(HashMap::new()),
+            noise: Mutex::new(Noise { seed: 0, drawn: HashMap::new() }),
+        };
+        program.prepare(Kind::Gradient, point, batch)?;
+        Ok(program)
+    }
+
+    /// Builds the second-order plan where it has a meaning, so that a missing rule shows at recording.
+    fn check_second_order(&self, point: &Tree, batch: &B) -> Result<()> {
+        let outputs = self.prepare(Kind::Gradient, point, batch)?.plan.outputs;
+        if outputs == 1 {
+            self.prepare(Kind::Jvp, point, batch)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that a point has the recorded leaves.
+    fn matches(&self, point: &Tree) -> Result<()> {
+        let (expected, found) = (&self.names, point.names());
+        let path = |names: &[LeafName], index: usize| names.get(index).map(|name| name.path.clone());
+        let length = expected.len().max(found.len());
+        if let Some(index) = (0..length).find(|&index| path(expected, index) != path(found, index)) {
+            return Err(Error::Structure { index, left: path(expected, index), right: path(found, index) });
+        }
+        for ((name, leaf), shape) in point.iter().zip(&self.shapes) {
+            if leaf.shape() != *shape {
+                let (left, right) = (shape.to_vec(), leaf.shape().to_vec());
+                return Err(Error::Shape { path: name.path.clone(), left, right });
+            }
+        }
+        Ok(())
+    }
+
+    fn scalar(&self, call: &'static str, plan: &Plan) -> Result<()> {
+        match plan.outputs {
+            1 => Ok(()),
+            outputs => Err(ProgramError::NotScalar { call, outputs }.into()),
+        }
+    }
+
+    fn prepare<'a>(&self, kind: Kind, point: &'a Tree, batch: &B) -> Result<Run<'a>> {
+        self.matches(point)?;
+        let mut values = BatchValues::default();
+        batch.map(&mut values);
+        let spec = |tensor: &DispatchTensor| (tensor.shape(), tensor.dtype());
+        let key: Key = (point.iter().map(|(_, leaf)| spec(leaf)).collect(), values.0.iter().map(spec).collect());
+        let device = point.iter().map(|(_, leaf)| leaf).chain(&values.0).chain(&self.buffers).next();
+        let device = device.map(|tensor| Device::new(tensor.device())).unwrap_or_default().inner();
+        for (name, leaf) in point.iter() {
+            on_device(leaf, &device, || format!("leaf `{}`", name.path))?;
+        }
+        for (index, tensor) in values.0.iter().enumerate() {
+            on_device(tensor, &device, || format!("tensor {index} of the batch"))?;
+        }
+        let cached = lock(&self.plans).get(&(key.clone(), kind)).cloned();
+        let plan = match cached {
+            Some(plan) => plan,
+            None => {
+                let plan = Arc::new(self.plan(kind, &key, &device, batch)?);
+                lock(&self.plans).insert((key.clone(), kind), plan.clone());
+                plan
+            }
+        };
+        Ok(Run { plan, key, device, point, batch: values.0 })
+    }
+
+    fn recording(&self, want: Want, key: &Key, device: &Device, batch: &B) -> Result<Arc<Recording>> {
+        let slot = (key.clone(), want);
+        if let Some(recording) = lock(&self.recordings).get(&slot) {
+            return Ok(recording.clone());
+        }
+        let mut recording =
+            record::record(device, key.0.clone(), want, &|leaf| self.path(leaf), &mut |tape| (self.body)(tape, batch))?;
+        recording.graph = simplify::simplify(std::mem::take(&mut recording.graph));
+        let recording = Arc::new(recording);
+        lock(&self.recordings).insert(slot, recording.clone());
+        Ok(recording)
+    }
+
+    fn plan(&self, kind: Kind, key: &Key, device: &Device, batch: &B) -> Result<Plan> {
+        let want = if kind == Kind::Pullback { Want::Pullback } else { Want::Gradient };
+        let recording = self.recording(want, key, device, batch)?;
+        let graph = &recording.graph;
+        let mut plan = Plan {
+            outputs: recording.outputs,
+            present: recording.present.clone(),
+            first: Schedule::new(Graph::default()),
+            second: None,
+            tangents: Vec::new(),
+        };
+        match kind {
+            Kind::Value => {
+                let mut graph = graph.clone();
+                graph.outputs.truncate(1);
+                plan.first = Schedule::new(simplify::simplify(graph));
+            }
+            Kind::Gradient => plan.first = Schedule::new(graph.clone()),
+            Kind::Jvp => {
+                let (mut graph, tangents) = self.with_tangents(graph)?;
+                plan.tangents = append(&mut graph.outputs, tangents);
+                plan.first = Schedule::new(simplify::simplify(graph));
+            }
+            Kind::Linear => {
+                let (mut graph, tangents) = self.with_tangents(graph)?;
+                let stable = graph.outputs.len();
+                plan.tangents = append(&mut graph.outputs, tangents);
+                let mut graph = simplify::simplify(graph);
+                let late = graph.outputs.split_off(stable);
+                let early = std::mem::take(&mut graph.outputs);
+                let (first, second) = stage::split(&graph, |s| matches!(s, Source::Direction(_)), early, late);
+                plan.tangents.iter_mut().flatten().for_each(|position| *position -= stable);
+                plan.first = Schedule::new(first);
+                plan.second = Some(Schedule::new(second));
+            }
+            Kind::Pullback => {
+                let early = graph.outputs[..1].to_vec();
+                let late = graph.outputs[1..].to_vec();
+                let (first, second) = stage::split(graph, |s| matches!(s, Source::Cotangent), early, late);
+                plan.first = Schedule::new(first);
+                plan.second = Some(Schedule::new(second));
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The graph with the tangents of the gradients. The value's own tangent is left out: it is `⟨∇f, v⟩`.
+    fn with_tangents(&self, graph: &Graph) -> Result<(Graph, Vec<Option<TensorIr>>)> {
+        let (graph, mut tangents) = tangent::tangents(graph).map_err(|missing| {
+            let path = record::module_path(graph, &missing.reads, &|leaf| self.path(leaf));
+            Error::Program(ProgramError::NoTangentRule { operation: missing.operation, path })
+        })?;
+        tangents.remove(0);
+        Ok((graph, tangents))
+    }
+
+    fn path(&self, leaf: usize) -> String {
+        self.names[leaf].path.clone()
+    }
+
+    /// Runs the first stage.
+    fn start(&self, run: &Run<'_>, direction: Option<&Tree>) -> Result<Vec<DispatchTensor>> {
+        let entries = run.plan.first.entries.iter().map(|entry| match &entry.source {
+            Source::Point(leaf) => run.point.leaf(*leaf).1.clone(),
+            Source::Direction(leaf) => {
+                let direction = direction.expect("plans with a direction are given one");
+                along(direction.leaf(*leaf).1, run.point.leaf(*leaf).1)
+            }
+            Source::Batch(tensor) => run.batch[*tensor].clone(),
+            Source::Buffer(tensor) => self.buffers[*tensor].clone(),
+            Source::Constant(data) => self.fixed(run, entry, |_| upload(data.clone(), entry, &run.device)),
+            Source::Noise(distribution) => self.fixed(run, entry, |seed| draw(*distribution, seed, entry, &run.device)),
+            Source::Kept(_) | Source::Cotangent => unreachable!("belongs to the second stage"),
+        });
+        Ok(run.plan.first.run(entries.collect(), run.device.as_dispatch())?)
+    }
+
+    /// A tensor made once per recording and seed: constants and random tensors, by their id in the recording.
+    fn fixed(&self, run: &Run<'_>, entry: &Entry, make: impl FnOnce(u64) -> DispatchTensor) -> DispatchTensor {
+        let mut noise = lock(&self.noise);
+        let id = graph::index(&entry.tensor);
+        let slot = (run.key.clone(), id);
+        if let Some(tensor) = noise.drawn.get(&slot)
+            && tensor.device() == *run.device.as_dispatch()
+        {
+            return tensor.clone();
+        }
+        let tensor = make(noise.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(id as u64));
+        noise.drawn.insert(slot, tensor.clone());
+        tensor
+    }
+
+    fn present_names(&self, plan: &Plan) -> Arc<Vec<LeafName>> {
+        if plan.present.len() == self.names.len() {
+            return self.names.clone();
+        }
+        Arc::new(plan.present.iter().map(|leaf| self.names[*leaf].clone()).collect())
+    }
+
+    fn gradient(&self, plan: &Plan, out: &mut dyn Iterator<Item = DispatchTensor>) -> Gradient {
+        let value = Tensor::from_dispatch(out.next().expect("the value is the first output"));
+        let leaves = out.take(plan.present.len()).collect();
+        let absent = (0..self.names.len()).filter(|leaf| !plan.present.contains(leaf));
+        Gradient {
+            value,
+            gradient: Tree::from_parts(self.present_names(plan), leaves),
+            absent: absent.map(|leaf| self.path(leaf)).collect(),
+        }
+    }
+}
+
+/// Value and gradient at a point, ready for Hessian-vector products there. Made by [`Program::linearize`].
+pub struct Linearized {
+    /// `f(x)`, shape `[1]`.
+    pub value: Tensor<1>,
+    /// `∇f(x)`, without the leaves in `absent`.
+    pub gradient: Tree,
+    /// Paths of the leaves that the value does not depend on.
+    pub absent: Vec<String>,
+    point: Tree,
+    kept: Vec<DispatchTensor>,
+    plan: Arc<Plan>,
+    device: Device,
+}
+
+impl Linearized {
+    /// `∇²f(x)·v`, with the leaves of `gradient`. The direction has the point's leaves.
+    ///
+    /// # Errors
+    /// A direction that does not match the point.
+    pub fn hvp(&self, direction: &Tree) -> Result<Tree> {
+        check_direction(&self.point, direction, &self.device)?;
+        let schedule = self.plan.second.as_ref().expect("a linear plan has two stages");
+        let entries = schedule.entries.iter().map(|entry| match entry.source {
+            Source::Direction(leaf) => along(direction.leaf(leaf).1, self.point.leaf(leaf).1),
+            Source::Kept(value) => self.kept[value].clone(),
+            _ => unreachable!("the second stage reads directions and kept values"),
+        });
+        let out = schedule.run(entries.collect(), self.device.as_dispatch())?;
+        Ok(tangents(&self.plan, &out, &self.gradient))
+    }
+}
+
+/// A forward pass ready to be pulled back along any cotangent. Made by [`Program::pullback`].
+pub struct Pullback {
+    /// `f(x)`, shape `[outputs]`.
+    pub value: Tensor<1>,
+    names: Arc<Vec<LeafName>>,
+    kept: Vec<DispatchTensor>,
+    plan: Arc<Plan>,
+    device: Device,
+}
+
+impl Pullback {
+    /// `cᵀJ` for a cotangent of shape `[outputs]`, without the leaves that `f` does not depend on.
+    ///
+    /// # Errors
+    /// [`ProgramError::Cotangent`].
+    pub fn apply(&self, cotangent: &Tensor<1>) -> Result<Tree> {
+        self.apply_indexed(0, cotangent)
+    }
+
+    fn apply_indexed(&self, position: usize, cotangent: &Tensor<1>) -> Result<Tree> {
+        let found = cotangent.dims()[0];
+        if found != self.plan.outputs {
+            return Err(ProgramError::Cotangent { index: position, found, expected: self.plan.outputs }.into());
+        }
+        let schedule = self.plan.second.as_ref().expect("a pullback plan has two stages");
+        let entries = schedule.entries.iter().map(|entry| match entry.source {
+            Source::Cotangent => cotangent.clone().inner().into_dispatch(),
+            Source::Kept(value) => self.kept[value].clone(),
+            _ => unreachable!("the second stage reads the cotangent and kept values"),
+        });
+        let out = schedule.run(entries.collect(), self.device.as_dispatch())?;
+        Ok(Tree::from_parts(self.names.clone(), out))
+    }
+}
+
+/// A direction's leaf in the element type of the point's.
+fn along(direction: &DispatchTensor, point: &DispatchTensor) -> DispatchTensor {
+    match direction.dtype() == point.dtype() {
+        true => direction.clone(),
+        false => Dispatch::float_cast(direction.clone(), point.dtype().into()),
+    }
+}
+
+/// Checks that a direction has the point's leaves on the point's device.
+fn check_direction(point: &Tree, direction: &Tree, device: &Device) -> Result<()> {
+    point.same_structure(direction)?;
+    direction.iter().try_for_each(|(name, leaf)| on_device(leaf, device, || format!("direction leaf `{}`", name.path)))
+}
+
+fn on_device(tensor: &DispatchTensor, device: &Device, what: impl FnOnce() -> String) -> Result<()> {
+    let found = tensor.device();
+    if found == *device.as_dispatch() {
+        return Ok(());
+    }
+    let (found, expected) = (format!("{found:?}"), format!("{:?}", device.as_dispatch()));
+    Err(ProgramError::Device { what: what(), found, expected }.into())
+}
+
+/// The Hessian-vector product from the last stage's outputs.
+fn tangents(plan: &Plan, out: &[DispatchTensor], gradient: &Tree) -> Tree {
+    let leaves = plan.tangents.iter().zip(gradient.iter()).map(|(position, (_, leaf))| match position {
+        Some(position) => out[*position].clone(),
+        None => Dispatch::float_zeros(leaf.shape(), &leaf.device(), leaf.dtype().into()),
+    });
+    Tree::from_parts(gradient.shared_names(), leaves.collect())
+}
+
+/// Appends the tangents that exist to the outputs and says where each is.
+fn append(outputs: &mut Vec<TensorIr>, tangents: Vec<Option<TensorIr>>) -> Vec<Option<usize>> {
+    let mut place = |tangent: Option<TensorIr>| {
+        tangent.map(|tangent| {
+            outputs.push(tangent);
+            outputs.len() - 1
+        })
+    };
+    tangents.into_iter().map(&mut place).collect()
+}
+
+fn upload(data: TensorData, entry: &Entry, device: &Device) -> DispatchTensor {
+    let settings = device.settings();
+    let dtype = entry.tensor.dtype;
+    if dtype.is_float() {
+        Dispatch::float_from_data(data, device.as_dispatch())
+    } else if dtype.is_bool() {
+        Dispatch::bool_from_data(data.convert_dtype(settings.bool_dtype.into()), device.as_dispatch())
+    } else {
+        Dispatch::int_from_data(data, device.as_dispatch())
+    }
+}
+
+fn draw(distribution: Distribution, seed: u64, entry: &Entry, device: &Device) -> DispatchTensor {
+    let data = Random::new(seed).draw(distribution, entry.tensor.shape.clone()).convert_dtype(entry.tensor.dtype);
+    Dispatch::float_from_data(data, device.as_dispatch())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic while a lock is held leaves a cache that is still right.
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

@@ -1,0 +1,18 @@
+//! The `lab` program: trains models with Crucible's techniques and writes run folders with reports.
+//!
+//! `lab train` goes the way of every technique here: loss → gradients → [`Tree`](core_tensor::Tree) → chain of transforms → Burn
+//! optimizer; and measures curvature with exact Hessian-vector products. The modules are public for its tests.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod cli;
+pub mod data;
+pub mod error;
+pub mod lanczos;
+pub mod metrics;
+pub mod model;
+pub mod recipe;
+pub mod report;
+pub mod run_dir;
+pub mod summary;
+pub mod train;

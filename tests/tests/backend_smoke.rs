@@ -1,0 +1,374 @@
+//! Small shapes on whichever device `BURN_DEVICE` selects (the first compiled-in backend if it is unset): the vector
+//! space, reductions, programs of a perceptron and a convolution, and seeded numbers, each against numbers computed on
+//! the host or by Burn's own backward pass, in `f32`.
+
+#![forbid(unsafe_code)]
+
+use burn::module::Module;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::loss::CrossEntropyLoss;
+use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
+use burn::nn::{BatchNorm, BatchNormConfig, Dropout, DropoutConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::optim::{AdamWConfig, SgdConfig};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use core_tensor::transform::{Chain, Context, GradientTransform, Masked, Outcome, State, Update};
+use core_tensor::{Program, Scalar, Tree, central_difference};
+use crucible_tests::draw::Draw;
+
+fn device() -> Device {
+    Device::default()
+}
+
+fn numbers(tree: &Tree) -> Vec<f64> {
+    tree.to_data().into_iter().flat_map(|(_, data)| data.iter::<f64>().collect::<Vec<_>>()).collect()
+}
+
+fn number(tensor: Tensor<1>) -> f64 {
+    tensor.into_data().iter::<f64>().next().expect("one element")
+}
+
+/// `|a − b| ≤ tolerance · largest |b|`, element by element.
+fn assert_close(what: &str, got: &[f64], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let largest = want.iter().fold(1e-30f64, |m, x| m.max(x.abs()));
+    for (i, (a, b)) in got.iter().zip(want).enumerate() {
+        assert!((a - b).abs() <= tolerance * largest, "{what}[{i}]: {a:e}, expected {b:e} (largest {largest:e})");
+    }
+}
+
+/// A tree of ranks 1 to 4 and its numbers, rounded to `f32`.
+fn leaves(seed: u64) -> (Tree, Vec<f64>) {
+    let mut draw = Draw::new(seed, &device());
+    let tree = Tree::empty()
+        .push("vector", draw.tensor([7], -2.0, 2.0))
+        .and_then(|tree| tree.push("matrix", draw.tensor([3, 5], -2.0, 2.0)))
+        .and_then(|tree| tree.push("filters", draw.tensor([2, 3, 2, 2], -2.0, 2.0)))
+        .and_then(|tree| tree.push("cube", draw.tensor([2, 2, 3], -2.0, 2.0)))
+        .unwrap();
+    let mut draw = Draw::new(seed, &device());
+    let host = draw.numbers(7 + 15 + 24 + 12, -2.0, 2.0).into_iter().map(|x| f64::from(x as f32)).collect();
+    (tree, host)
+}
+
+#[test]
+fn trees_are_a_vector_space() {
+    let ((x, hx), (y, hy)) = (leaves(1), leaves(2));
+    let each = |f: fn(f64, f64) -> f64| hx.iter().zip(&hy).map(|(x, y)| f(*x, *y)).collect::<Vec<_>>();
+    assert_eq!(numbers(&x), hx);
+    let cases: [(&str, Tree, Vec<f64>); 8] = [
+        ("scale", x.clone().scale(-1.5), each(|x, _| -1.5 * x)),
+        ("neg", x.clone().neg(), each(|x, _| -x)),
+        ("add", x.clone().add(&y).unwrap(), each(|x, y| x + y)),
+        ("sub", x.clone().sub(&y).unwrap(), each(|x, y| x - y)),
+        ("mul", x.clone().mul(&y).unwrap(), each(|x, y| x * y)),
+        ("axpy", x.clone().axpy(0.3, &y).unwrap(), each(|x, y| x + 0.3 * y)),
+        ("lerp", x.clone().lerp(&y, 0.25).unwrap(), each(|x, y| 0.75 * x + 0.25 * y)),
+        ("axpy_by", x.clone().axpy_by(&Scalar::from_value(-2.0, &device()), &y).unwrap(), each(|x, y| x - 2.0 * y)),
+    ];
+    for (what, got, want) in cases {
+        assert_close(what, &numbers(&got), &want, 1e-6);
+        x.same_structure(&got).unwrap();
+    }
+    assert_eq!(numbers(&x), hx, "operations on clones leave the original alone");
+    assert_eq!(numbers(&x.zeros_like()), vec![0.0; hx.len()]);
+    assert_eq!(numbers(&x.ones_like()), vec![1.0; hx.len()]);
+    let flat = x.flatten().unwrap();
+    assert_eq!(flat.dims(), [hx.len()]);
+    assert_eq!(numbers(&x.unflatten(flat).unwrap()), hx);
+}
+
+#[test]
+fn reductions_agree_with_the_host() {
+    let ((x, hx), (y, hy)) = (leaves(3), leaves(4));
+    let sum = |f: fn(f64, f64) -> f64| hx.iter().zip(&hy).map(|(x, y)| f(*x, *y)).sum::<f64>();
+    let largest = hx.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    let got = [
+        x.dot(&y).unwrap().value(),
+        x.sum().value(),
+        x.norm().value(),
+        x.norm_p(1.0).unwrap().value(),
+        x.norm_p(3.0).unwrap().value(),
+        x.norm_inf().value(),
+        x.is_finite().value(),
+    ];
+    let want = [
+        sum(|x, y| x * y),
+        sum(|x, _| x),
+        sum(|x, _| x * x).sqrt(),
+        sum(|x, _| x.abs()),
+        sum(|x, _| x.abs().powi(3)).cbrt(),
+        largest,
+        1.0,
+    ];
+    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+        // The terms of the dot product are of size 2, so that is its scale.
+        assert!((got - want).abs() <= 1e-5 * want.abs().max(2.0), "reduction {i}: {got}, expected {want}");
+    }
+    let norms: Vec<f64> = x.leaf_norms().iter().map(Scalar::value).collect();
+    let bounds = [0..7, 7..22, 22..46, 46..58];
+    let expected: Vec<f64> = bounds.map(|leaf| hx[leaf].iter().map(|x| x * x).sum::<f64>().sqrt()).to_vec();
+    assert_close("leaf norms", &norms, &expected, 1e-5);
+}
+
+#[test]
+fn norms_survive_the_edges_of_the_range() {
+    for scale in [1e-30, 1e30] {
+        let data = TensorData::new(vec![3.0 * scale, -4.0 * scale], [2]);
+        let tree = Tree::empty().push("x", Tensor::<1>::from_data(data, &device())).unwrap();
+        let norm = tree.norm().value();
+        assert!((norm / (5.0 * scale) - 1.0).abs() < 1e-5, "{scale:e}: {norm:e}");
+    }
+}
+
+#[derive(Module, Debug)]
+struct Mlp {
+    first: Linear,
+    norm: LayerNorm,
+    last: Linear,
+}
+
+impl Mlp {
+    fn new(draw: &mut Draw) -> Self {
+        let device = draw.autodiff();
+        let mlp = Self {
+            first: LinearConfig::new(4, 6).init(&device),
+            norm: LayerNormConfig::new(6).init(&device),
+            last: LinearConfig::new(6, 3).init(&device),
+        };
+        draw.module(mlp)
+    }
+
+    fn loss(&self, (x, y): &Labelled<2>) -> Tensor<1> {
+        let hidden = activation::tanh(self.norm.forward(self.first.forward(x.clone())));
+        let logits = self.last.forward(hidden);
+        CrossEntropyLoss::new(None, &logits.device()).forward(logits, y.clone())
+    }
+}
+
+#[derive(Module, Debug)]
+struct Cnn {
+    conv: Conv2d,
+    norm: BatchNorm,
+    pool: MaxPool2d,
+    last: Linear,
+}
+
+impl Cnn {
+    fn new(draw: &mut Draw) -> Self {
+        let device = draw.autodiff();
+        let cnn = Self {
+            conv: Conv2dConfig::new([1, 3], [3, 3]).init(&device),
+            norm: BatchNormConfig::new(3).init(&device),
+            pool: MaxPool2dConfig::new([2, 2]).init(),
+            last: LinearConfig::new(12, 3).init(&device),
+        };
+        draw.module(cnn)
+    }
+
+    fn loss(&self, (x, y): &Labelled<4>) -> Tensor<1> {
+        let features = self.pool.forward(activation::tanh(self.norm.forward(self.conv.forward(x.clone()))));
+        let logits = self.last.forward(features.flatten::<2>(1, 3));
+        CrossEntropyLoss::new(None, &logits.device()).forward(logits, y.clone())
+    }
+}
+
+/// Examples and classes.
+type Labelled<const D: usize> = (Tensor<D>, Tensor<1, Int>);
+
+/// Value and gradient against Burn's backward pass, the Hessian-vector product against differences of it along a
+/// direction in the leaves that `moves` selects.
+fn check_program<M, const D: usize>(
+    model: &M,
+    batch: &Labelled<D>,
+    loss: fn(&M, &Labelled<D>) -> Tensor<1>,
+    moves: fn(&str) -> bool,
+) where
+    M: Module + Sync + 'static,
+{
+    let eager = |model: &M| {
+        let value = loss(model, batch);
+        let gradient = Tree::from_grads(value.backward(), model);
+        (number(value), gradient)
+    };
+    let (value, gradient) = eager(model);
+    let program = Program::record(model, batch, loss).unwrap();
+    let point = Tree::from_module(model);
+    let v = Draw::new(77, &device()).direction(&point);
+    let v = v.map_flat(|name, x| if moves(&name.path) { x } else { x * 0.0 }).unwrap();
+    let out = program.jvp(&point, batch, &v).unwrap();
+    assert!((number(out.value.clone()) - value).abs() < 1e-5 * value.abs());
+    assert!(out.absent.is_empty());
+    assert_close("gradient", &numbers(&out.gradient), &numbers(&gradient), 1e-4);
+    let along = gradient.dot(&v).unwrap().value();
+    let scale = gradient.norm().value() * v.norm().value();
+    assert!((out.directional().value() - along).abs() < 1e-4 * scale);
+
+    // f32 gradients carry about 1e-7 of rounding, so at this step differences are good to about 1e-3.
+    let differences = central_difference(|at| Ok(eager(&at.write_into(model.clone())?).1), &point, &v, 2e-3).unwrap();
+    let (hv, differences) = (numbers(&out.hessian_vector), numbers(&differences));
+    assert_close("H·v", &hv, &differences, 5e-3);
+
+    let at = program.linearize(&point, batch).unwrap();
+    assert_close("linearized H·v", &numbers(&at.hvp(&v).unwrap()), &hv, 1e-4);
+    let (_, rows) = program.jacobian(&point, batch).unwrap();
+    assert_close("jacobian", &numbers(&rows[0]), &numbers(&gradient), 1e-4);
+}
+
+#[test]
+fn a_perceptron_is_differentiated_twice() {
+    let mut draw = Draw::new(5, &device());
+    let model = Mlp::new(&mut draw);
+    let batch = (draw.tensor([5, 4], -1.0, 1.0), draw.ints([5], &[0, 1, 2]));
+    check_program(&model, &batch, Mlp::loss, |_| true);
+}
+
+#[test]
+fn a_convolutional_network_is_differentiated_twice() {
+    let mut draw = Draw::new(6, &device());
+    let model = Cnn::new(&mut draw);
+    let batch = (draw.tensor([4, 1, 6, 6], -1.0, 1.0), draw.ints([4], &[0, 1, 2]));
+    // Behind the pooling only: before it even a small step may change which element of a window is the largest.
+    check_program(&model, &batch, Cnn::loss, |path| path.starts_with("last."));
+}
+
+#[test]
+fn gelu_has_its_exact_derivatives() {
+    // Burn's own backward pass approximates the first where a backend has no kernel for it.
+    let points = [-2.5, -1.0, -0.3, 0.0, 0.4, 1.2, 3.0];
+    let x = Tensor::<1>::from_data(TensorData::new(points.to_vec(), [points.len()]), &device());
+    let point = Tree::empty().push("x", x).unwrap();
+    let program =
+        Program::record_tree(&point, &(), |point, _| activation::gelu(point.get::<1>("x").expect("the leaf")).sum())
+            .unwrap();
+    let out = program.jvp(&point, &(), &point.ones_like()).unwrap();
+    let density = |x: f64| (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    // The normal distribution function at the points above, from tables.
+    let below = [
+        0.006209665325776132,
+        0.15865525393145707,
+        0.38208857781104744,
+        0.5,
+        0.6554217416103242,
+        0.8849303297782918,
+        0.9986501019683699,
+    ];
+    let first: Vec<f64> = points.iter().zip(below).map(|(x, below)| below + x * density(*x)).collect();
+    let second: Vec<f64> = points.iter().map(|x| (2.0 - x * x) * density(*x)).collect();
+    assert_close("GELU'", &numbers(&out.gradient), &first, 1e-5);
+    assert_close("GELU''", &numbers(&out.hessian_vector), &second, 1e-5);
+}
+
+#[test]
+fn dropout_draws_the_same_mask_on_every_backend() {
+    let mut draw = Draw::new(7, &device());
+    let point = Tree::empty().push("x", draw.tensor([4, 16], 0.5, 1.5)).unwrap();
+    let layer: core_tensor::Frozen<Dropout> = core_tensor::Frozen(DropoutConfig::new(0.5).init());
+    let program = Program::record_tree(&point, &layer, |point, layer| {
+        layer.0.forward(point.get::<2>("x").expect("the leaf")).sum()
+    })
+    .unwrap();
+    program.reseed(11);
+    let mask = numbers(&program.value_and_grad(&point, &layer).unwrap().gradient);
+    let bits = mask.iter().fold(0u64, |bits, kept| bits << 1 | u64::from(*kept != 0.0));
+    assert!(mask.iter().all(|m| *m == 0.0 || *m == 2.0), "{mask:?}");
+    assert_eq!(format!("{bits:016x}"), MASK);
+}
+
+/// The mask of seed 11, a bit an element, 1 where it is kept.
+const MASK: &str = "5c9e022264f58550";
+
+/// Scales by a factor and counts; holds a gradient back that is not finite.
+struct Scaled {
+    factor: f64,
+    count: u64,
+}
+
+impl GradientTransform for Scaled {
+    fn name(&self) -> &str {
+        "scaled"
+    }
+
+    fn apply(&mut self, grads: Tree, _context: &Context<'_>) -> core_tensor::Result<Update> {
+        if grads.is_finite().value() == 0.0 {
+            return Ok(Update::Skip { why: "not finite".to_string() });
+        }
+        self.count += 1;
+        Ok(Update::Apply(grads.scale(self.factor / self.count as f64)))
+    }
+
+    fn state(&self) -> State {
+        State::new().with("count", self.count)
+    }
+
+    fn load_state(&mut self, mut state: State) -> core_tensor::Result<()> {
+        let count = state.take("count")?;
+        state.finish()?;
+        self.count = count;
+        Ok(())
+    }
+}
+
+fn scaled(factor: f64) -> Scaled {
+    Scaled { factor, count: 0 }
+}
+
+#[test]
+fn a_chain_stands_in_front_of_an_optimizer() {
+    let mut draw = Draw::new(8, &device());
+    let model = Mlp::new(&mut draw);
+    let batch = (draw.tensor([5, 4], -1.0, 1.0), draw.ints([5], &[0, 1, 2]));
+    let before = Tree::from_module(&model);
+    let gradient = Tree::from_grads(model.loss(&batch).backward(), &model);
+    // The weights' gradient is scaled by 0.5 and then by 3, the biases' only by 3.
+    let weights = Masked::new(scaled(0.5), |name| name.path.ends_with("weight"));
+    let mut train = Chain::new().then(weights).then(scaled(3.0)).before(SgdConfig::new().init());
+    let loss = model.loss(&batch);
+    let outcome = train.step(0.1, model, loss).unwrap();
+    let report = outcome.report().expect("stepped");
+    assert!((report.grad_norm.value() / gradient.norm().value() - 1.0).abs() < 1e-5);
+    let model = outcome.into_model();
+    let factor = |path: &str| if path.ends_with("weight") { -0.15 } else { -0.3 };
+    let expected = gradient.map_flat(|name, g| g * factor(&name.path)).unwrap().add(&before).unwrap();
+    let after = Tree::from_module(&model);
+    assert_close("updated", &numbers(&after), &numbers(&expected), 1e-5);
+
+    // A loss that is not finite changes nothing.
+    let broken = model.loss(&batch) / 0.0;
+    match train.step(0.1, model, broken).unwrap() {
+        Outcome::Skipped { model, why } => {
+            assert_eq!(numbers(&Tree::from_module(&model)), numbers(&after));
+            assert!(why.contains("not finite"), "{why}");
+        }
+        Outcome::Stepped { .. } => panic!("a gradient of infinities was applied"),
+    }
+    assert_eq!(train.updates(), 1);
+}
+
+#[test]
+fn training_resumes_bit_for_bit() {
+    let mut draw = Draw::new(9, &device());
+    let start = Mlp::new(&mut draw);
+    let batch = (draw.tensor([5, 4], -1.0, 1.0), draw.ints([5], &[0, 1, 2]));
+    let new = || Chain::new().then(scaled(2.0)).before(AdamWConfig::new().init());
+    let run = |train: &mut core_tensor::transform::Trainer, mut model: Mlp, steps: usize| {
+        for _ in 0..steps {
+            let loss = model.loss(&batch);
+            model = train.step(1e-2, model, loss).unwrap().into_model();
+        }
+        model
+    };
+    let mut train = new();
+    let straight = run(&mut train, start.clone(), 6);
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trainer.bpk");
+    let mut first = new();
+    let half = run(&mut first, start, 3);
+    first.save(&file).unwrap();
+    let mut second = new();
+    second.load(&file, &device()).unwrap();
+    assert_eq!(second.updates(), 3);
+    let resumed = run(&mut second, half, 3);
+    let bits = |model: &Mlp| numbers(&Tree::from_module(model)).into_iter().map(f64::to_bits).collect::<Vec<_>>();
+    assert_eq!(bits(&resumed), bits(&straight));
+}
