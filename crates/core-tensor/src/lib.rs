@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`Tree`] | a point, gradient or tangent in parameter space: named leaves of any rank, a vector space | [`tree`] |
 //! | [`Program`] | a recorded function of trees and batches, with exact second derivatives | [`program`] |
-//! | [`GradientTransform`](transform::GradientTransform) | state plus `gradient -> gradient`, chained before a Burn optimizer | [`transform`] |
+//! | [`GradientTransform`] | state plus `gradient -> gradient`, chained before a Burn optimizer | [`transform`] |
 //!
 //! Beside them: [`Scalar`], a number on the device whose reading is the only host synchronisation; [`Random`], seeded per
 //! instance and equal on every backend; [`Error`], the one error type.

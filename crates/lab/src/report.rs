@@ -11,7 +11,7 @@ use crate::data::{CLASSES, Images};
 use crate::metrics::Metrics;
 use crate::recipe::Recipe;
 use crate::summary::{self, Ending, Facts};
-use plot::{Line, Plot, number};
+use plot::{Line, Plot, significant};
 
 const STYLE: &str = include_str!("report/style.css");
 /// Sample predictions shown.
@@ -248,8 +248,8 @@ impl Report<'_> {
                 "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.2}</td><td>{:.2}</td><td>{:.1}</td></tr>",
                 epoch.epoch,
                 epoch.step,
-                number(epoch.train_loss),
-                number(epoch.test_loss),
+                significant(epoch.train_loss),
+                significant(epoch.test_loss),
                 100.0 * epoch.train_accuracy,
                 100.0 * epoch.test_accuracy,
                 epoch.seconds
@@ -261,7 +261,7 @@ impl Report<'_> {
         for spectrum in &self.metrics.spectra {
             let values = spectrum.eigenvalues.iter().zip(&spectrum.residuals);
             let values: Vec<_> =
-                values.map(|(value, error)| format!("{} ± {}", number(*value), number(*error))).collect();
+                values.map(|(value, error)| format!("{} ± {error:.0e}", significant(*value))).collect();
             let _ = writeln!(
                 html,
                 "<tr><td>{}</td><td>{}</td><td>{}</td></tr>",
