@@ -35,10 +35,14 @@ impl Backend {
 
     fn tests(self) -> Command {
         let mut command = cargo();
-        command.env("BURN_DEVICE", self.device()).args(["test", "--no-fail-fast"]).args(WORKSPACE);
-        if self == Self::Wgpu {
-            command.args(["--features", "crucible-tests/wgpu", "--test", "backend_smoke"]);
-        }
+        command.env("BURN_DEVICE", self.device()).args(["test", "--no-fail-fast"]);
+        match self {
+            // Alone: with wgpu among the features everything of Burn is built again, and the CPU backends are the longest part.
+            Self::Wgpu => command
+                .args(["--release", "-p", "crucible-tests", "--no-default-features", "--features", "wgpu"])
+                .args(["--test", "backend_smoke"]),
+            Self::Ndarray | Self::Flex => command.args(WORKSPACE),
+        };
         command
     }
 }

@@ -72,6 +72,10 @@ impl Pass {
 
     fn visit(&mut self, mut operation: OperationIr) {
         operation.visit_mut(&mut Resolve(self));
+        use OperationIr as O;
+        if let O::BaseFloat(_) | O::NumericFloat(..) | O::Float(..) | O::Activation(_) = operation {
+            operation.visit_mut(&mut FloatScalars);
+        }
         if let Some((out, input)) = self.identity(&operation) {
             self.rename[index(&out)] = Some(input);
             return;
@@ -199,6 +203,15 @@ struct Resolve<'a>(&'a Pass);
 impl IrVisitorMut for Resolve<'_> {
     fn visit_tensor_mut(&mut self, tensor: &mut TensorIr) {
         self.0.resolve(tensor);
+    }
+}
+
+/// Writes every scalar of a float operation as a float, so that `x + 1` and `x + 1.0` are seen to be the same.
+struct FloatScalars;
+
+impl IrVisitorMut for FloatScalars {
+    fn visit_scalar_mut(&mut self, scalar: &mut ScalarIr) {
+        *scalar = ScalarIr::Float(scalar.elem());
     }
 }
 

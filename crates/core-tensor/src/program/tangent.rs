@@ -686,15 +686,19 @@ impl Pass {
         /// Convolutions and linear layers: bilinear in input and weight, affine in the bias.
         macro_rules! affine {
             ($d:ident, $variant:ident, $desc:ident) => {{
+                // The bias's tangent rides on the weight's term where there is one.
+                let mut bias = $d.bias.as_ref().and_then(|bias| self.get(bias));
+                let ride = if self.get(&$d.weight).is_some() { bias.take() } else { None };
                 self.multilinear(&[&$d.x, &$d.weight], &$d.out, |position, tangent, out| {
+                    let bias = if position == 1 { ride.clone() } else { None };
                     let (x, weight) = replace2(position, tangent, &$d.x, &$d.weight);
-                    wrap(M::$variant($desc { x, weight, bias: None, out, ..$d.clone() }))
+                    wrap(M::$variant($desc { x, weight, bias, out, ..$d.clone() }))
                 });
-                if let Some(db) = $d.bias.as_ref().and_then(|bias| self.get(bias)) {
-                    let db = self.channel_vector(&db, &$d.out.shape, stringify!($variant) == "Linear");
+                if let Some(bias) = bias {
+                    let bias = self.channel_vector(&bias, &$d.out.shape, stringify!($variant) == "Linear");
                     let total = match self.get(&$d.out) {
-                        Some(rest) => self.b.add(&rest, &db),
-                        None => self.b.expand(&db, &$d.out.shape),
+                        Some(rest) => self.b.add(&rest, &bias),
+                        None => self.b.expand(&bias, &$d.out.shape),
                     };
                     self.set(&$d.out, Some(total));
                 }
