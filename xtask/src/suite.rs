@@ -32,6 +32,8 @@ impl Totals {
 
     /// Reads a line of the conformance runner: `OP: 3 passed, 0 failed, 1 unsupported …`.
     fn of_vector_file(line: &str) -> Option<Self> {
+        // The worst error and the first failure follow behind a semicolon.
+        let line = line.split(';').next()?;
         let counts = line.split_once(": ")?.1;
         Some(Self {
             passed: count(counts, ',', "passed")?,
@@ -157,6 +159,8 @@ all doctests ran in 0.30s; merged doctests compilation took 0.20s
     fn counts_conformance_lines_whatever_follows_the_counts() {
         let line = "hvp: 5 passed, 2 failed, 0 unsupported, worst error 1e-6, first failure: mlp 3 layers";
         assert_eq!(Totals::of_vector_file(line), Some(Totals { passed: 5, failed: 2, ignored: 0 }));
+        let line = "hvp: 6 passed, 0 failed, 0 unsupported; worst error 3.2e-7 in least_squares";
+        assert_eq!(Totals::of_vector_file(line), Some(Totals { passed: 6, failed: 0, ignored: 0 }));
         let line = "attack: 0 passed, 0 failed, 4 unsupported";
         assert_eq!(Totals::of_vector_file(line), Some(Totals { passed: 0, failed: 0, ignored: 4 }));
         assert_eq!(Totals::of_vector_file("error: no such file"), None);
