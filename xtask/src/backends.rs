@@ -23,10 +23,6 @@ pub enum Backend {
     Wgpu,
 }
 
-/// A known defect, listed in the book's page on programs: over lavapipe the recorded gradient of this network differs from
-/// Burn's own. The test fails there and is run on every other backend.
-const WRONG_ON_WGPU: &str = "a_convolutional_network_is_differentiated_twice";
-
 impl Backend {
     /// The value of Burn's `BURN_DEVICE`. `webgpu` would pin the browser's own API, which no native program has.
     fn device(self) -> &'static str {
@@ -44,7 +40,7 @@ impl Backend {
             // Alone: with wgpu among the features everything of Burn is built again, and the CPU backends are the longest part.
             Self::Wgpu => command
                 .args(["--release", "-p", "crucible-tests", "--no-default-features", "--features", "wgpu"])
-                .args(["--test", "backend_smoke", "--", "--skip", WRONG_ON_WGPU]),
+                .args(["--test", "backend_smoke"]),
             Self::Ndarray | Self::Flex => command.args(WORKSPACE),
         };
         command
@@ -63,9 +59,6 @@ pub fn run(only: &[Backend]) -> Result<ExitCode> {
     let mut steps = Steps::default();
     let mut totals = Totals::default();
     for backend in backends {
-        if backend == Backend::Wgpu {
-            println!("known to fail on wgpu and left out: {WRONG_ON_WGPU}");
-        }
         steps.step(&format!("tests on {}", backend.device()), || {
             let mut command = backend.tests();
             if let Some(folder) = &runtime_dir {

@@ -15,7 +15,8 @@ use burn::backend::ir::{
 };
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{
-    Autodiff, AutodiffBackend, BackendTensor, Capture, Dispatch, DispatchKindConversion, DispatchTensor, TensorMetadata,
+    Autodiff, AutodiffBackend, BackendTensor, Capture, Dispatch, DispatchDevice, DispatchKindConversion,
+    DispatchTensor, TensorMetadata,
 };
 use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Bool, BoolDType, DType, Device, DeviceConfig, FloatDType, Int, IntDType, Shape, Tensor};
@@ -337,6 +338,12 @@ fn capture_device(like: &Device) -> Device {
         // A capture device answers questions only inside a scope, and takes its defaults only before its first tensor.
         let scope = device.capture_scope(|scope| {
             device.clone().configure(config).expect("a fresh capture device takes any default types");
+            // Burn keeps those of the dispatching device apart from those of the capture device itself, which the autodiff
+            // decorator asks for the type of pooling indices.
+            if let DispatchDevice::Capture(device) = device.as_dispatch() {
+                burn::backend::set_default_dtypes::<Capture>(device, defaults.0, defaults.1, defaults.2)
+                    .expect("a fresh capture device takes any default types");
+            }
             scope.complete([], [])
         });
         scope.expect("a fresh capture device has no other scope");
