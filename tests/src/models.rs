@@ -6,7 +6,7 @@ use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::transformer::{TransformerEncoder, TransformerEncoderConfig, TransformerEncoderInput};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Int, Tensor, activation::relu};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation::relu};
 
 /// 784-256-256-10, tanh. Input `[batch, 784]`.
 #[derive(Module, Debug)]
@@ -91,4 +91,10 @@ impl Transformer {
 
 fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
     CrossEntropyLossConfig::new().init(&logits.device()).forward(logits, labels)
+}
+
+/// The classes 0 to 9 in turn.
+pub fn labels(count: usize, device: &Device) -> Tensor<1, Int> {
+    let labels: Vec<i64> = (0..count as i64).map(|i| i % 10).collect();
+    Tensor::from_data(TensorData::new(labels, [count]), device)
 }

@@ -20,7 +20,10 @@ pub fn run(peers: bool, threads: u16, rest: &[String]) -> Result<ExitCode> {
     if peers {
         bench.arg("--peers-file").arg(measure_peers(&threads)?);
     }
-    let status = execute(bench.args(rest).env("RAYON_NUM_THREADS", &threads))?;
+    let mut status = execute(bench.args(rest).env("RAYON_NUM_THREADS", &threads))?;
+    if status.success() && rest.is_empty() {
+        status = execute(Command::new(build_program("memory")?).env("RAYON_NUM_THREADS", &threads))?;
+    }
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -1,7 +1,7 @@
-//! `bench [--peers-file FILE] [--markdown FILE]`: times of programs and trees as ratios of one run.
+//! `bench [--only PART] [--peers-file FILE] [--markdown FILE]`: times of programs and trees as ratios of one run.
 //!
 //! Every figure is the median of interleaved repetitions, so that a slow moment of the machine falls on all sides alike.
-//! Peak memory is what the allocator sees beyond what was there before the call.
+//! The allocator is mimalloc, as in `lab`. `memory` measures peaks.
 
 #![forbid(unsafe_code)]
 
@@ -11,23 +11,27 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use core_tensor::{Batch, Program, Tree};
-use crucible_tests::models::{Cnn, Mlp, Transformer};
-use peak_alloc::PeakAlloc;
+use crucible_tests::models::{Cnn, Mlp, Transformer, labels};
+use mimalloc::MiMalloc;
 
 #[global_allocator]
-static MEMORY: PeakAlloc = PeakAlloc;
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+/// What can be measured alone.
+const PARTS: [&str; 4] = ["mlp", "cnn", "transformer", "trees"];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let (mut peers, mut markdown) = (None, None);
+    let (mut only, mut peers, mut markdown) = (None, None, None);
     while let Some(argument) = arguments.next() {
         match (argument.as_str(), arguments.next()) {
+            ("--only", Some(part)) if PARTS.contains(&part.as_str()) => only = Some(part),
             ("--peers-file", Some(file)) => peers = Some(file),
             ("--markdown", Some(file)) => markdown = Some(file),
             _ => {
-                eprintln!("usage: bench [--peers-file FILE] [--markdown FILE]");
+                eprintln!("usage: bench [--only {}] [--peers-file FILE] [--markdown FILE]", PARTS.join("|"));
                 return ExitCode::from(2);
             }
         }
@@ -40,8 +44,11 @@ fn main() -> ExitCode {
         }
     };
     let mut report = String::new();
-    programs(&mut report, &peers);
-    trees(&mut report, &peers);
+    let wanted = |part: &str| only.as_ref().is_none_or(|only| only == part);
+    programs(&mut report, &peers, &wanted);
+    if wanted("trees") {
+        trees(&mut report, &peers);
+    }
     print!("{report}");
     if let Some(file) = markdown
         && let Err(error) = std::fs::write(&file, &report)
@@ -74,28 +81,32 @@ fn read_peers(file: &str) -> Result<Peers, String> {
     Ok(peers)
 }
 
-fn labels(count: usize, device: &Device) -> Tensor<1, Int> {
-    let labels: Vec<i64> = (0..count as i64).map(|i| i % 10).collect();
-    Tensor::from_data(TensorData::new(labels, [count]), device)
-}
-
-fn programs(out: &mut String, peers: &Peers) {
+fn programs(out: &mut String, peers: &Peers, wanted: &dyn Fn(&str) -> bool) {
+    if !PARTS[..3].iter().any(|part| wanted(part)) {
+        return;
+    }
     let device = Device::default();
     writeln!(out, "### Programs\n").unwrap();
     writeln!(
         out,
         "| model | operations (gradient / with tangents) | Burn forward+backward | recorded gradient | value, gradient and H·v | \
-         one more H·v | recording | peak memory H·v / gradient | JAX gradient → H·v | PyTorch gradient → H·v |"
+         one more H·v | recording | JAX gradient → H·v | PyTorch gradient → H·v |"
     )
     .unwrap();
-    writeln!(out, "|---|---|---|---|---|---|---|---|---|---|").unwrap();
+    writeln!(out, "|---|---|---|---|---|---|---|---|---|").unwrap();
     let normal = Distribution::Normal(0.0, 1.0);
-    let x = Tensor::<2>::random([128, 784], normal, &device);
-    model(out, "mlp", &Mlp::new(&[784, 256, 256, 10], &device), (x, labels(128, &device)), Mlp::loss, peers);
-    let x = Tensor::<4>::random([64, 1, 28, 28], normal, &device);
-    model(out, "cnn", &Cnn::new(&device), (x, labels(64, &device)), Cnn::loss, peers);
-    let x = Tensor::<3>::random([16, 32, 64], normal, &device);
-    model(out, "transformer", &Transformer::new(&device), (x, labels(16, &device)), Transformer::loss, peers);
+    if wanted("mlp") {
+        let x = Tensor::<2>::random([128, 784], normal, &device);
+        model(out, "mlp", &Mlp::new(&[784, 256, 256, 10], &device), (x, labels(128, &device)), Mlp::loss, peers);
+    }
+    if wanted("cnn") {
+        let x = Tensor::<4>::random([64, 1, 28, 28], normal, &device);
+        model(out, "cnn", &Cnn::new(&device), (x, labels(64, &device)), Cnn::loss, peers);
+    }
+    if wanted("transformer") {
+        let x = Tensor::<3>::random([16, 32, 64], normal, &device);
+        model(out, "transformer", &Transformer::new(&device), (x, labels(16, &device)), Transformer::loss, peers);
+    }
     writeln!(out).unwrap();
 }
 
@@ -119,8 +130,6 @@ where
     let hvp = || drop(linear.hvp(&direction).unwrap());
     let [eager, gradient, jvp_ms, hvp, recording] =
         medians([&eager, &gradient, &jvp, &hvp, &|| drop(record())], &[1, 1, 1, 1, 8]);
-    let gradient_peak = peak(|| drop(program.value_and_grad(&point, &batch).unwrap()));
-    let jvp_peak = peak(jvp);
     let (short, long) = program.operations(&point, &batch).unwrap();
     let peer = |peer: &str| {
         let get = |what: &str| peers.get(&(name.to_string(), peer.to_string(), what.to_string()));
@@ -132,13 +141,12 @@ where
     writeln!(
         out,
         "| {name} | {short} / {long} | {eager:.2} ms | {gradient:.2} ms ({:.2}×) | {jvp_ms:.2} ms ({:.2}× recorded, {:.2}× Burn's) | \
-         {hvp:.2} ms ({:.2}×) | {recording:.1} ms ({:.1}×) | {:.2}× | {} | {} |",
+         {hvp:.2} ms ({:.2}×) | {recording:.1} ms ({:.1}×) | {} | {} |",
         gradient / eager,
         jvp_ms / gradient,
         jvp_ms / eager,
         hvp / gradient,
         recording / gradient,
-        jvp_peak / gradient_peak,
         peer("jax"),
         peer("torch"),
     )
@@ -164,15 +172,6 @@ fn medians<const N: usize>(functions: [&dyn Fn(); N], every: &[usize; N]) -> [f6
         times.sort_by(f64::total_cmp);
         times[times.len() / 2]
     })
-}
-
-/// Bytes allocated at the peak of a call beyond those before it.
-fn peak(function: impl Fn()) -> f64 {
-    function();
-    MEMORY.reset_peak_usage();
-    let before = MEMORY.current_usage();
-    function();
-    (MEMORY.peak_usage() - before) as f64
 }
 
 fn trees(out: &mut String, peers: &Peers) {

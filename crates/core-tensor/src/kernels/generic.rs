@@ -1,9 +1,9 @@
 //! The same operations as tensor operations, for devices whose memory the host cannot reach and for
 //! tensors that are being recorded or differentiated. Half-precision leaves compute in `f32`.
 
-use burn::backend::ops::FloatTensorOps;
+use burn::backend::ops::{BoolTensorOps, FloatTensorOps};
 use burn::backend::{Dispatch, DispatchTensor, DispatchTensorKind, TensorMetadata};
-use burn::tensor::{DType, Shape, Tensor};
+use burn::tensor::{DType, Device, Shape, Tensor};
 
 /// `a·x`.
 pub(crate) fn scale(x: DispatchTensor, a: f64) -> DispatchTensor {
@@ -38,6 +38,23 @@ pub(crate) fn axpy_by(x: DispatchTensor, s: &Tensor<1>, y: &DispatchTensor) -> D
     let y = beside(y.clone(), &x);
     let step = Dispatch::float_mul(y, factor(s, &x));
     cast(Dispatch::float_add(x, step), dtype)
+}
+
+/// `min(max(x, low), high)`; NaN stays.
+pub(crate) fn clamp(x: DispatchTensor, low: f64, high: f64) -> DispatchTensor {
+    // Some devices' clamp gives NaN a bound, comparisons do not.
+    let flag = Device::new(x.device()).settings().bool_dtype;
+    let below = Dispatch::float_lower_elem(x.clone(), low.into(), flag);
+    let above = Dispatch::float_greater_elem(x.clone(), high.into(), flag);
+    let x = Dispatch::float_mask_fill(x, below, low.into());
+    Dispatch::float_mask_fill(x, above, high.into())
+}
+
+/// `x` where it is finite, else 0.
+pub(crate) fn finite_or_zero(x: DispatchTensor) -> DispatchTensor {
+    let flag = Device::new(x.device()).settings().bool_dtype;
+    let broken = Dispatch::bool_or(Dispatch::float_is_nan(x.clone(), flag), Dispatch::float_is_inf(x.clone(), flag));
+    Dispatch::float_mask_fill(x, broken, 0.0.into())
 }
 
 /// `x·y`, element by element.

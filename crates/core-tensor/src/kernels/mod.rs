@@ -1,6 +1,7 @@
 //! What a tree computes leaf by leaf: on the host in one fused pass over memory, in place where the
 //! buffer has no other holder; elsewhere as tensor operations.
 
+pub(crate) mod elementary;
 pub(crate) mod host;
 pub(crate) mod slices;
 
@@ -46,6 +47,26 @@ pub(crate) fn lerp(x: DispatchTensor, y: &DispatchTensor, t: f64) -> DispatchTen
     match host::is_host(&x) && host::is_host(y) {
         true => update_zip(x, y, move |x, y| (1.0 - t) * x + t * y),
         false => generic::lerp(x, y, t),
+    }
+}
+
+/// `min(max(x, low), high)`; NaN stays.
+pub(crate) fn clamp(x: DispatchTensor, low: f64, high: f64) -> DispatchTensor {
+    match host::is_host(&x) {
+        // Comparisons that NaN fails, so that it passes through; two selects, which vectorise.
+        true => update(x, move |x| {
+            let x = if x < low { low } else { x };
+            if x > high { high } else { x }
+        }),
+        false => generic::clamp(x, low, high),
+    }
+}
+
+/// `x` where it is finite, else 0.
+pub(crate) fn finite_or_zero(x: DispatchTensor) -> DispatchTensor {
+    match host::is_host(&x) {
+        true => update(x, |x| if x.abs() < f64::INFINITY { x } else { 0.0 }),
+        false => generic::finite_or_zero(x),
     }
 }
 
@@ -174,6 +195,15 @@ mod tests {
             check(generic::axpy(x.clone(), 0.5, &y), [6.0, 8.0]);
             check(generic::mul(x.clone(), &y), [10.0, -40.0]);
             check(generic::lerp(x.clone(), &y, 0.25), [3.25, 3.5]);
+            check(generic::clamp(x.clone(), -0.5, 0.75), [0.75, -0.5]);
+            check(super::clamp(x.clone(), -0.5, 0.75), [0.75, -0.5]);
+            let broken = leaf([f64::NAN, -2.0]);
+            check(generic::finite_or_zero(broken.clone()), [0.0, -2.0]);
+            check(super::finite_or_zero(broken), [0.0, -2.0]);
+            let infinite = leaf([f64::INFINITY, f64::NEG_INFINITY]);
+            check(generic::finite_or_zero(infinite.clone()), [0.0, 0.0]);
+            check(super::finite_or_zero(infinite.clone()), [0.0, 0.0]);
+            check(super::clamp(infinite, -1.0, 1.0), [1.0, -1.0]);
             check(super::scale_by(x.clone(), &s), [0.25, -0.5]);
             check(super::axpy_by(x.clone(), &s, &y), [3.5, 3.0]);
             check(super::lerp_by(x.clone(), &y, &s), [3.25, 3.5]);

@@ -9,6 +9,7 @@ use burn::backend::{Dispatch as B, DispatchDevice, DispatchTensor};
 use burn::tensor::{BoolDType, Scalar};
 
 use super::graph::index;
+use crate::kernels::elementary;
 
 /// The values of a graph's tensors while it runs.
 pub(crate) struct Values<'a> {
@@ -38,6 +39,15 @@ macro_rules! run {
     ($v:ident, $d:ident, $f:path, [$($arg:ident),*] $(, $extra:expr)*) => {{
         $( let $arg = $v.get(&$d.$arg); )*
         let out = $f($($arg,)* $($extra),*);
+        $v.set(&$d.out, out);
+    }};
+}
+
+/// As `run!` for a function that has a kernel of its own on the host.
+macro_rules! elementary {
+    ($v:ident, $d:ident, $own:path, $burn:path) => {{
+        let input = $v.get(&$d.input);
+        let out = elementary::unary(input, $own, $burn);
         $v.set(&$d.out, out);
     }};
 }
@@ -464,10 +474,10 @@ fn integer(op: &IntOperationIr, v: &mut Values<'_>) -> bool {
 fn float(op: &FloatOperationIr, v: &mut Values<'_>) -> bool {
     use FloatOperationIr as O;
     match op {
-        O::Exp(d) => run!(v, d, B::float_exp, [input]),
+        O::Exp(d) => elementary!(v, d, elementary::exp, B::float_exp),
         O::Log(d) => run!(v, d, B::float_log, [input]),
         O::Log1p(d) => run!(v, d, B::float_log1p, [input]),
-        O::Erf(d) => run!(v, d, B::float_erf, [input]),
+        O::Erf(d) => elementary!(v, d, elementary::erf, B::float_erf),
         O::PowfScalar(d) => scalar!(v, d, B::float_powf_scalar),
         O::Sqrt(d) => run!(v, d, B::float_sqrt, [input]),
         O::Cos(d) => run!(v, d, B::float_cos, [input]),
@@ -475,7 +485,7 @@ fn float(op: &FloatOperationIr, v: &mut Values<'_>) -> bool {
         O::Sin(d) => run!(v, d, B::float_sin, [input]),
         O::Sinh(d) => run!(v, d, B::float_sinh, [input]),
         O::Tan(d) => run!(v, d, B::float_tan, [input]),
-        O::Tanh(d) => run!(v, d, B::float_tanh, [input]),
+        O::Tanh(d) => elementary!(v, d, elementary::tanh, B::float_tanh),
         O::ArcCos(d) => run!(v, d, B::float_acos, [input]),
         O::ArcCosh(d) => run!(v, d, B::float_acosh, [input]),
         O::ArcSin(d) => run!(v, d, B::float_asin, [input]),
@@ -508,9 +518,9 @@ fn activation(op: &ActivationOperationIr, v: &mut Values<'_>) -> bool {
         O::ReluBackward(d) => run!(v, d, B::relu_backward, [lhs, rhs]),
         O::LeakyRelu(d) => scalar!(v, d, B::leaky_relu),
         O::PRelu(d) => run!(v, d, B::prelu, [lhs, rhs]),
-        O::Gelu(d) => run!(v, d, B::gelu, [input]),
+        O::Gelu(d) => elementary!(v, d, elementary::gelu, B::gelu),
         O::GeluBackward(d) => run!(v, d, gelu_backward, [lhs, rhs]),
-        O::Sigmoid(d) => run!(v, d, B::sigmoid, [input]),
+        O::Sigmoid(d) => elementary!(v, d, elementary::sigmoid, B::sigmoid),
         O::SigmoidBackward(d) => run!(v, d, B::sigmoid_backward, [lhs, rhs]),
         O::HardSigmoid(d) => run!(v, d, B::hard_sigmoid, [tensor], Scalar::from(d.alpha), Scalar::from(d.beta)),
         O::LogSigmoid(d) => run!(v, d, B::log_sigmoid, [input]),
@@ -525,10 +535,10 @@ fn activation(op: &ActivationOperationIr, v: &mut Values<'_>) -> bool {
 /// `g·(Φ(x) + xφ(x))`. Burn's default kernel, which ndarray and wgpu inherit, is the derivative of the tanh approximation of a
 /// function that the forward pass computes exactly; its error of up to 5e-4 would make second derivatives wrong.
 fn gelu_backward(x: DispatchTensor, g: DispatchTensor) -> DispatchTensor {
-    #[cfg(feature = "flex")]
-    if matches!(x.kind, burn::backend::DispatchTensorKind::Flex(_)) {
-        return B::gelu_backward(x, g);
-    }
+    elementary::binary(x, g, elementary::gelu_backward, exact_gelu_backward)
+}
+
+fn exact_gelu_backward(x: DispatchTensor, g: DispatchTensor) -> DispatchTensor {
     let scaled = B::float_mul_scalar(x.clone(), Scalar::Float(std::f64::consts::FRAC_1_SQRT_2));
     let cdf = B::float_add_scalar(B::float_erf(scaled.clone()), Scalar::Float(1.0));
     let cdf = B::float_mul_scalar(cdf, Scalar::Float(0.5));

@@ -114,6 +114,38 @@ impl Tree {
         }
     }
 
+    /// A factor of its own for each leaf, in order; factors may still be on their way: no host synchronisation.
+    ///
+    /// # Errors
+    /// [`Error::Length`] unless there is one factor a leaf.
+    pub fn scale_leaves(self, factors: &[Scalar]) -> Result<Self> {
+        if factors.len() != self.len() {
+            return Err(Error::Length { what: "factors", expected: self.len(), actual: factors.len() });
+        }
+        let (names, leaves) = self.into_parts();
+        let leaves = leaves.into_iter().zip(factors).map(|(leaf, factor)| match factor.known() {
+            Some(factor) => kernels::scale(leaf, factor),
+            None => kernels::scale_by(leaf, &factor.tensor()),
+        });
+        Ok(Self::from_parts(names, leaves.collect()))
+    }
+
+    /// Every element moved into `[min, max]`: infinities become the nearer end, NaN stays.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] unless `min <= max`.
+    pub fn clamp(self, min: f64, max: f64) -> Result<Self> {
+        if !(min <= max) {
+            return Err(Error::Parameter { parameter: "min", value: min, bound: "min <= max, neither NaN" });
+        }
+        Ok(self.each(|leaf| kernels::clamp(leaf, min, max)))
+    }
+
+    /// Every NaN and infinite element replaced by zero.
+    pub fn finite_or_zero(self) -> Self {
+        self.each(kernels::finite_or_zero)
+    }
+
     /// Apply a function to each leaf. The results are taken off their autodiff tape; shapes may
     /// change.
     ///

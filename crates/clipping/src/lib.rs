@@ -1,0 +1,3 @@
+//! Gradient clipping for Burn.
+
+#![forbid(unsafe_code)]
