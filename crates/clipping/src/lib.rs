@@ -1,3 +1,75 @@
-//! Gradient clipping for Burn.
+//! Gradient clipping for [Burn](burn): every rule in use, without host synchronisation.
+//!
+//! Burn clips tensor by tensor. The norm of all parameters together is one line in a training loop:
+//!
+//! ```
+//! # use burn::{nn::LinearConfig, optim::{AdamWConfig, GradientsParams}, tensor::{Device, Tensor}};
+//! # let device = Device::flex().autodiff();
+//! # let mut model = LinearConfig::new(3, 1).init(&device);
+//! # let mut optim = AdamWConfig::new().init();
+//! # let loss = model.forward(Tensor::<2>::ones([4, 3], &device)).powi_scalar(2).mean();
+//! let grads = GradientsParams::from_grads(loss.backward(), &model);
+//! let (grads, clip) = clipping::clip_grad_norm(grads, &model, 1.0)?; // the line
+//! model = optim.step(1e-3.into(), model, grads);
+//! # let _ = (model, clip);
+//! # Ok::<(), core_tensor::Error>(())
+//! ```
+//!
+//! As a transform it stands behind [`Chain`](core_tensor::Chain) before any Burn optimizer
+//! (`Chain::new().then(ClipByGlobalNorm::new(1.0)?).before(AdamWConfig::new().init())`) and in burn-train's
+//! `TrainStep::optimize` ([`Chain::optimize`](core_tensor::Chain::optimize)).
+//!
+//! | what is limited | rule |
+//! |---|---|
+//! | the norm of everything | [`ClipByGlobalNorm`], [`NormaliseGradient`] |
+//! | the norm of a tensor, of a group | [`ClipByTensorNorm`], [`ClipByGroupNorm`], [`ClipByBlockRms`] |
+//! | a unit relative to its weights | [`AdaptiveGradientClip`] |
+//! | an element | [`ClipByValue`], [`Spam`], [`AcClip`] |
+//! | by a history of norms | [`AutoClip`], [`ZClip`], [`AdaGc`], [`QuantileClip`], [`StableSpam`] |
+//! | the optimizer's update | [`StableAdamW`], [`ClipByBlockRms`] |
+//! | a method of its own | [`ClippedSstm`] |
+//! | what is not finite | [`NonFinite`] |
+//!
+//! Limits: 0 makes the gradient zero, infinity changes nothing, negative or NaN is an
+//! [`Error::Parameter`](core_tensor::Error::Parameter). A zero gradient stays zero, the empty tree stays empty.
 
 #![forbid(unsafe_code)]
+
+mod acclip;
+mod adagc;
+mod adaptive_gradient;
+mod auto_clip;
+mod block_rms;
+mod clipped_sstm;
+mod elementwise;
+mod global_norm;
+mod limit;
+mod non_finite;
+mod normalise;
+mod quantile;
+mod report;
+mod spam;
+mod stable_adamw;
+mod tensor_norm;
+mod value;
+mod zclip;
+
+#[cfg(test)]
+mod laws;
+
+pub use acclip::AcClip;
+pub use adagc::AdaGc;
+pub use adaptive_gradient::{AdaptiveGradientClip, UnitAxes};
+pub use auto_clip::AutoClip;
+pub use block_rms::ClipByBlockRms;
+pub use clipped_sstm::ClippedSstm;
+pub use global_norm::{ClipByGlobalNorm, clip_by_global_norm, clip_grad_norm};
+pub use non_finite::{NonFinite, NonFiniteGradient, NonFinitePolicy, non_finite_leaves};
+pub use normalise::NormaliseGradient;
+pub use quantile::QuantileClip;
+pub use report::{Clip, Epsilon, Reports, combine_norms};
+pub use spam::{Spam, StableSpam};
+pub use stable_adamw::StableAdamW;
+pub use tensor_norm::{ClipByGroupNorm, ClipByTensorNorm};
+pub use value::{ClipByValue, clip_by_value, clip_grad_value};
+pub use zclip::ZClip;

@@ -20,7 +20,7 @@ pub(crate) fn positive(parameter: &'static str, value: f64) -> Result<f64> {
 
 /// A finite number, zero or more.
 pub(crate) fn not_negative(parameter: &'static str, value: f64) -> Result<f64> {
-    match value >= 0.0 && value < f64::INFINITY {
+    match (0.0..f64::INFINITY).contains(&value) {
         true => Ok(value),
         false => Err(Error::Parameter { parameter, value, bound: "0 <= value < inf" }),
     }

@@ -39,11 +39,13 @@ impl GradientTransform for ClipByTensorNorm {
     fn apply(&mut self, grads: Tree, _context: &Context<'_>) -> Result<Update> {
         let threshold = Scalar::from(self.max_norm);
         let norms = grads.leaf_norms().into_iter();
-        let factors: Vec<Scalar> =
-            norms.map(|norm| self.epsilon.clip(norm, threshold.clone()).coefficient).collect();
+        let factors: Vec<Scalar> = norms.map(|norm| self.epsilon.clip(norm, threshold.clone()).coefficient).collect();
         Ok(Update::Apply(scale_longer(grads, &factors)?))
     }
 }
+
+/// Names the group of a leaf.
+type Grouping = Box<dyn Fn(&LeafName) -> Option<String> + Send>;
 
 /// Groups of tensors clipped by the norm of the group: encoder and decoder, weights and biases, experts.
 ///
@@ -61,7 +63,7 @@ impl GradientTransform for ClipByTensorNorm {
 pub struct ClipByGroupNorm {
     max_norm: f64,
     epsilon: Epsilon,
-    group: Box<dyn Fn(&LeafName) -> Option<String> + Send>,
+    group: Grouping,
 }
 
 impl ClipByGroupNorm {

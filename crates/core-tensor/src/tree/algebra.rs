@@ -211,6 +211,19 @@ impl Tree {
         Ok(Self::from_parts(names, leaves))
     }
 
+    /// [`map_flat`](Self::map_flat) of each pair of leaves. Dtypes are the function's business.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add) and [`map_flat`](Self::map_flat).
+    pub fn zip_flat(self, other: &Self, mut f: impl FnMut(Tensor<1>, Tensor<1>) -> Tensor<1>) -> Result<Self> {
+        self.same_structure(other)?;
+        let mut others = other.leaves().iter();
+        self.map_flat(|_, x| match others.next() {
+            Some(y) => f(x, kernels::flat(y.clone())),
+            None => unreachable!("trees of one structure have as many leaves"),
+        })
+    }
+
     /// The leaves in another dtype. Leaves that have it already are passed on untouched.
     pub fn cast(self, dtype: FloatDType) -> Self {
         self.each(|leaf| kernels::cast(leaf, dtype.into()))
