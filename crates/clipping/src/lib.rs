@@ -30,10 +30,15 @@
 //! | a method of its own | [`ClippedSstm`] |
 //! | what is not finite | [`NonFinite`] |
 //!
+//! Noisy clipped gradients spend privacy: [`accountant`].
+//!
 //! Limits: 0 makes the gradient zero, infinity changes nothing, negative or NaN is an
 //! [`Error::Parameter`](core_tensor::Error::Parameter). A zero gradient stays zero, the empty tree stays empty.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod accountant;
 
 mod acclip;
 mod adagc;
