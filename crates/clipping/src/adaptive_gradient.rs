@@ -18,7 +18,7 @@ use crate::limit::{limit, not_negative};
 /// recognition without normalization" (NFNets), ICML 2021, equation 3, with `λ` from 0.01 (large batches) to 0.16 and
 /// `ε = 10⁻³`; the paper leaves the last linear layer out ([`Masked`](core_tensor::transform::Masked)).
 ///
-/// Needs the parameters in the context. Cost: about six passes. No host synchronisation.
+/// Needs the parameters in the context. Cost: about eighteen passes, as tensor operations. No host synchronisation.
 ///
 /// ```
 /// use burn::nn::LinearConfig;
