@@ -66,6 +66,8 @@ mod zclip;
 
 #[cfg(test)]
 mod laws;
+#[cfg(test)]
+mod no_reads;
 
 pub use acclip::AcClip;
 pub use adagc::AdaGc;
