@@ -6,7 +6,8 @@ use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::transformer::{TransformerEncoder, TransformerEncoderConfig, TransformerEncoderInput};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Int, Tensor, TensorData, activation::relu};
+use burn::tensor::activation::{log_softmax, relu};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// 784-256-256-10, tanh. Input `[batch, 784]`.
 #[derive(Module, Debug)]
@@ -34,6 +35,11 @@ impl Mlp {
     /// Mean cross-entropy.
     pub fn loss(&self, (x, y): &(Tensor<2>, Tensor<1, Int>)) -> Tensor<1> {
         cross_entropy(self.forward(x.clone()), y.clone())
+    }
+
+    /// Cross-entropy of each sample.
+    pub fn losses(&self, (x, y): &(Tensor<2>, Tensor<1, Int>)) -> Tensor<1> {
+        cross_entropies(self.forward(x.clone()), y.clone())
     }
 }
 
@@ -68,6 +74,11 @@ impl Cnn {
     pub fn loss(&self, (x, y): &(Tensor<4>, Tensor<1, Int>)) -> Tensor<1> {
         cross_entropy(self.logits(x.clone()), y.clone())
     }
+
+    /// Cross-entropy of each sample.
+    pub fn losses(&self, (x, y): &(Tensor<4>, Tensor<1, Int>)) -> Tensor<1> {
+        cross_entropies(self.logits(x.clone()), y.clone())
+    }
 }
 
 /// One pre-norm Transformer encoder block (width 64, 4 heads, 128 hidden), mean over the sequence, linear head.
@@ -97,10 +108,19 @@ impl Transformer {
     pub fn loss(&self, (x, y): &(Tensor<3>, Tensor<1, Int>)) -> Tensor<1> {
         cross_entropy(self.logits(x.clone()), y.clone())
     }
+
+    /// Cross-entropy of each sample.
+    pub fn losses(&self, (x, y): &(Tensor<3>, Tensor<1, Int>)) -> Tensor<1> {
+        cross_entropies(self.logits(x.clone()), y.clone())
+    }
 }
 
 fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
     CrossEntropyLossConfig::new().init(&logits.device()).forward(logits, labels)
+}
+
+fn cross_entropies(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
+    log_softmax(logits, 1).gather(1, labels.unsqueeze_dim::<2>(1)).squeeze_dim::<1>(1).neg()
 }
 
 /// The classes 0 to 9 in turn.

@@ -334,6 +334,36 @@ fn a_convolutional_network_is_differentiated_twice() {
 }
 
 #[test]
+fn samples_are_clipped_without_their_gradients() {
+    use clipping::per_sample::{Flat, clip_samples};
+    let mut draw = Draw::new(8, &device());
+    let model = draw.module(crucible_tests::models::Cnn::new(&device()));
+    let batch: Labelled<4> = (draw.tensor([3, 1, 28, 28], -1.0, 1.0), draw.ints([3], &[0, 4, 9]));
+    let program = Program::record_first_order(&model, &batch, crucible_tests::models::Cnn::losses).unwrap();
+    let point = Tree::from_module(&model);
+    let (_, rows) = program.jacobian(&point, &batch).unwrap();
+    let norms: Vec<f64> = rows.iter().map(|row| row.norm().value()).collect();
+    let limit = norms[0];
+    let expected = rows
+        .iter()
+        .zip(&norms)
+        .fold(rows[0].zeros_like(), |sum, (row, norm)| sum.axpy((limit / norm).min(1.0), row).unwrap());
+    let clip = |batch: &Labelled<4>| {
+        let samples = program.per_sample(&point, batch).unwrap();
+        clip_samples(samples, &Flat::new(limit).unwrap()).unwrap()
+    };
+    let clipped = clip(&batch);
+    let got: Vec<f64> = clipped.norms.into_data().iter::<f64>().collect();
+    assert_close("norms", &got, &norms, 1e-4);
+    assert_close("sum", &numbers(&clipped.sum), &numbers(&expected), 1e-4);
+    // The last sample broken: what is left is the sum of the others.
+    let broken =
+        batch.0.clone().slice_assign([2..3, 0..1, 0..1, 0..1], Tensor::full([1, 1, 1, 1], f32::NAN, &device()));
+    let rest = expected.axpy(-(limit / norms[2]).min(1.0), &rows[2]).unwrap();
+    assert_close("without it", &numbers(&clip(&(broken, batch.1)).sum), &numbers(&rest), 1e-4);
+}
+
+#[test]
 fn gelu_has_its_exact_derivatives() {
     // Burn's own backward pass approximates the first where a backend has no kernel for it.
     let points = [-2.5, -1.0, -0.3, 0.0, 0.4, 1.2, 3.0];

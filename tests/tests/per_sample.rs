@@ -21,7 +21,7 @@ use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData, activation};
 use core_tensor::testing::assert_close;
 use core_tensor::{Batch, PerSample, Program, Tree};
 use crucible_tests::draw::Draw;
-use crucible_tests::models::{Cnn, Mlp, Transformer};
+use crucible_tests::models::{Cnn, Mlp, Transformer, labels};
 
 /// flex in `f64`. The setting is the process's and can only be made before the first tensor.
 fn device() -> Device {
@@ -123,23 +123,10 @@ fn linear_layers_and_their_layouts() {
 #[test]
 fn whole_models() {
     let device = device();
-    let labels = |count: usize| {
-        let labels: Vec<i64> = (0..count as i64).map(|i| i % 10).collect();
-        Tensor::<1, Int>::from_data(TensorData::new(labels, [count]), &device)
-    };
-    fn cross_entropy(logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1> {
-        let picked = activation::log_softmax(logits, 1).gather(1, labels.clone().unsqueeze_dim::<2>(1));
-        picked.squeeze_dim::<1>(1).neg()
-    }
-    check("mlp", &Mlp::new(&[12, 9, 10], &device), (of(1, [5, 12]), labels(5)), |m, (x, y)| {
-        cross_entropy(m.forward(x.clone()), y)
-    });
-    check("cnn", &Cnn::new(&device), (of(2, [3, 1, 28, 28]), labels(3)), |m, (x, y)| {
-        cross_entropy(m.logits(x.clone()), y)
-    });
-    check("transformer", &Transformer::new(&device), (of(3, [3, 6, 64]), labels(3)), |m, (x, y)| {
-        cross_entropy(m.logits(x.clone()), y)
-    });
+    let labels = |count: usize| labels(count, &device);
+    check("mlp", &Mlp::new(&[12, 9, 10], &device), (of(1, [5, 12]), labels(5)), Mlp::losses);
+    check("cnn", &Cnn::new(&device), (of(2, [3, 1, 28, 28]), labels(3)), Cnn::losses);
+    check("transformer", &Transformer::new(&device), (of(3, [3, 6, 64]), labels(3)), Transformer::losses);
 }
 
 #[test]

@@ -270,7 +270,7 @@ impl DpSgd {
             let factors: Vec<_> = factors.map(|factor| factor.clone() * kept.clone().cast(factor.dtype())).collect();
             counted.below += self.rule.below(&norms, &kept).unwrap_or(0.0);
             counted.take(&samples.values, &samples.norms(), taken.len());
-            let clipped = samples.weighted_sums(&factors)?;
+            let clipped = samples.into_weighted_sums(&factors)?;
             sum = Some(match sum {
                 None => clipped,
                 Some(sum) => sum.add(&clipped)?,

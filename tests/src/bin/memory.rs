@@ -7,6 +7,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
+use clipping::per_sample::{Flat, clip_samples};
 use core_tensor::{Batch, Program, Tree};
 use crucible_tests::models::{Cnn, Mlp, Transformer, labels};
 use peak_alloc::PeakAlloc;
@@ -18,17 +19,17 @@ fn main() {
     let device = Device::default();
     let normal = Distribution::Normal(0.0, 1.0);
     println!("### Peak memory\n");
-    println!("| model | recorded gradient | value, gradient and H·v |\n|---|---|---|");
+    println!("| model | recorded gradient | value, gradient and H·v | clipped sum of samples |\n|---|---|---|---|");
     let x = Tensor::<2>::random([128, 784], normal, &device);
-    model("mlp", &Mlp::new(&[784, 256, 256, 10], &device), (x, labels(128, &device)), Mlp::loss);
+    model("mlp", &Mlp::new(&[784, 256, 256, 10], &device), (x, labels(128, &device)), Mlp::loss, Mlp::losses);
     let x = Tensor::<4>::random([64, 1, 28, 28], normal, &device);
-    model("cnn", &Cnn::new(&device), (x, labels(64, &device)), Cnn::loss);
+    model("cnn", &Cnn::new(&device), (x, labels(64, &device)), Cnn::loss, Cnn::losses);
     let x = Tensor::<3>::random([16, 32, 64], normal, &device);
-    model("transformer", &Transformer::new(&device), (x, labels(16, &device)), Transformer::loss);
+    model("transformer", &Transformer::new(&device), (x, labels(16, &device)), Transformer::loss, Transformer::losses);
     println!();
 }
 
-fn model<M, B>(name: &str, model: &M, batch: B, loss: fn(&M, &B) -> Tensor<1>)
+fn model<M, B>(name: &str, model: &M, batch: B, loss: fn(&M, &B) -> Tensor<1>, losses: fn(&M, &B) -> Tensor<1>)
 where
     M: Module + Sync + 'static,
     B: Batch + 'static,
@@ -37,7 +38,11 @@ where
     let program = Program::record(model, &batch, loss).expect("the model can be recorded");
     let gradient = peak(|| drop(program.value_and_grad(&point, &batch).unwrap()));
     let jvp = peak(|| drop(program.jvp(&point, &batch, &point).unwrap()));
-    println!("| {name} | {:.1} MB | {:.1} MB ({:.2}×) |", gradient / 1e6, jvp / 1e6, jvp / gradient);
+    let each = Program::record_first_order(model, &batch, losses).expect("the model can be recorded");
+    let rule = Flat::new(1.0).expect("a limit");
+    let samples = peak(|| drop(clip_samples(each.per_sample(&point, &batch).unwrap(), &rule).unwrap()));
+    let cell = |bytes: f64| format!("{:.1} MB ({:.2}×)", bytes / 1e6, bytes / gradient);
+    println!("| {name} | {:.1} MB | {} | {} |", gradient / 1e6, cell(jvp), cell(samples));
 }
 
 /// Bytes allocated at the peak of a call beyond those before it.

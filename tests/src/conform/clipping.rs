@@ -1,6 +1,7 @@
 //! Clipping rules on trees of any shape in `f32`, thresholds of traces of norms and privacy budgets in `f64`.
 
 use clipping::accountant::{Accountant, Ledger, Mechanism};
+use clipping::per_sample::{Flat, clip_sample_gradients};
 use clipping::{AdaptiveGradientClip, AutoClip, ClipByGlobalNorm, ClipByValue, Reports, UnitAxes, ZClip};
 use core_tensor::Tree;
 use core_tensor::transform::{Context, GradientTransform, Update};
@@ -97,6 +98,22 @@ pub fn dp_epsilon(case: &mut Case<'_>) -> Result<(), Trouble> {
     let (got, want) = (accountant.epsilon(&ledger, number("delta")?)?, case.expect.get("epsilon")?.number()?);
     case.check("epsilon", got, want);
     Ok(())
+}
+
+/// Compares `norms` of the samples of `inputs.grads`, whose first axis counts them, and the `sum` of those clipped to
+/// `params.max_norm`.
+pub fn per_sample_clip(case: &mut Case<'_>) -> Result<(), Trouble> {
+    fields(case, &["max_norm"], &["grads"], &["norms", "sum"])?;
+    let rule = Flat::new(case.params.get("max_norm")?.number()?)?;
+    let clipped = clip_sample_gradients(&leaves::tree(&case.inputs.get("grads")?)?, &rule)?;
+    let got: Vec<f64> = clipped.norms.into_data().iter::<f64>().collect();
+    let list = case.expect.get("norms")?;
+    let want = numbers(&list)?;
+    if want.len() != got.len() {
+        return Err(list.malformed(format!("{} numbers for {} samples", want.len(), got.len())).into());
+    }
+    case.check_all("norms", &got, &want);
+    leaves::compare(case, "sum", &clipped.sum)
 }
 
 /// Refuses a setting that is not known as unsupported, other unknown fields as malformed.

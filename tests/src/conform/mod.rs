@@ -27,6 +27,7 @@ pub const OPERATIONS: &[(&str, Operation)] = &[
     ("clip_by_global_norm", clipping::clip_by_global_norm),
     ("clip_by_value", clipping::clip_by_value),
     ("dp_epsilon", clipping::dp_epsilon),
+    ("per_sample_clip", clipping::per_sample_clip),
     ("hvp", hvp::run),
     ("zclip_trace", clipping::zclip_trace),
 ];

@@ -26,7 +26,7 @@
 //!     model.forward(x.clone()).square().sum_dim(1).squeeze_dim::<1>(1)
 //! })?;
 //! let samples = program.per_sample(&Tree::from_module(&model), &x)?;
-//! let clipped = clip_samples(&samples, &Flat::new(0.1)?)?;
+//! let clipped = clip_samples(samples, &Flat::new(0.1)?)?;
 //! assert!(clipped.sum.norm().value() <= 8.0 * 0.1 * 1.000_001);
 //! # Ok::<(), core_tensor::Error>(())
 //! ```
@@ -135,10 +135,11 @@ pub struct ClippedSum {
 ///
 /// # Errors
 /// As [`SampleClip::factors`] and [`PerSample::weighted_sums`].
-pub fn clip_samples(samples: &PerSample, rule: &dyn SampleClip) -> Result<ClippedSum> {
+pub fn clip_samples(samples: PerSample, rule: &dyn SampleClip) -> Result<ClippedSum> {
     let norms = SampleNorms { names: samples.names(), squares: samples.squared_norms() };
     let factors = rule.factors(&norms)?;
-    Ok(ClippedSum { sum: samples.weighted_sums(&factors)?, norms: samples.norms(), factors })
+    let norms = samples.norms();
+    Ok(ClippedSum { sum: samples.into_weighted_sums(&factors)?, norms, factors })
 }
 
 /// Clips and adds up gradients that are there, the first axis of each leaf counting samples.

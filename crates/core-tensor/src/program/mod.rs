@@ -770,6 +770,37 @@ impl PerSample {
     /// # Errors
     /// [`ProgramError::Cotangent`] for another number of weights; [`Error::Length`] for another number of leaves.
     pub fn weighted_sums(&self, weights: &[Tensor<1>]) -> Result<Tree> {
+        let (schedule, entries) = self.weighted(&self.plan, weights)?;
+        self.finish(schedule, entries)
+    }
+
+    /// [`weighted_sums`](Self::weighted_sums) as the last question: memory is freed on the way.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn into_weighted_sums(mut self, weights: &[Tensor<1>]) -> Result<Tree> {
+        let plan = self.plan.clone();
+        let (schedule, entries) = self.weighted(&plan, weights)?;
+        if schedule.is_some() {
+            self.kept.clear();
+        }
+        self.finish(schedule, entries)
+    }
+
+    fn finish(&self, schedule: Option<&Schedule>, entries: Vec<DispatchTensor>) -> Result<Tree> {
+        let leaves = match schedule {
+            Some(schedule) => schedule.run(entries, self.device.as_dispatch())?,
+            None => self.kept.clone(),
+        };
+        Ok(Tree::from_parts(self.names.clone(), leaves))
+    }
+
+    /// What to run on which values for the sums of weighted samples; nothing without samples.
+    fn weighted<'a>(
+        &self,
+        plan: &'a Plan,
+        weights: &[Tensor<1>],
+    ) -> Result<(Option<&'a Schedule>, Vec<DispatchTensor>)> {
         if weights.len() != self.names.len() {
             let (expected, actual) = (self.names.len(), weights.len());
             return Err(Error::Length { what: "the list of weights", expected, actual });
@@ -782,13 +813,13 @@ impl PerSample {
             }
         }
         if expected == 0 {
-            return Ok(Tree::from_parts(self.names.clone(), self.kept.clone()));
+            return Ok((None, Vec::new()));
         }
         let norms = self.norms();
         let finite = norms.clone().is_finite();
         // On the host looking costs nothing; elsewhere it would wait for the device.
         let all = crate::kernels::host::is_host(&norms.into_dispatch()) && finite.clone().all().into_scalar::<bool>();
-        let schedule = if all { &self.plan.second } else { &self.plan.guarded };
+        let schedule = if all { &plan.second } else { &plan.guarded };
         let schedule = schedule.as_ref().expect("a plan for samples has these stages");
         let lost = finite.clone().bool_not();
         let dtype = self.values.dtype();
@@ -804,8 +835,7 @@ impl PerSample {
             Source::Kept(value) => self.kept[value].clone(),
             _ => unreachable!("the second stage reads weights and kept values"),
         });
-        let out = schedule.run(entries.collect(), self.device.as_dispatch())?;
-        Ok(Tree::from_parts(self.names.clone(), out))
+        Ok((Some(schedule), entries.collect()))
     }
 }
 

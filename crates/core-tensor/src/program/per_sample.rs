@@ -50,7 +50,8 @@ pub(crate) fn per_sample(graph: &Graph, samples: usize) -> Result<Graph, Refused
         }
         start.entries.push(entry.clone());
     }
-    let mut pass = Pass { b: start.into_builder(), samples, carried, summed: vec![None; graph.tensors] };
+    let (summed, turned) = (vec![None; graph.tensors], vec![None; graph.tensors]);
+    let mut pass = Pass { b: start.into_builder(), samples, carried, summed, turned };
     if let Some(out) = seed {
         let value = ScalarIr::Float(1.0);
         pass.b.push(OperationIr::NumericFloat(out.dtype, NumericOperationIr::Full(FullOpIr { out, value })));
@@ -124,6 +125,8 @@ struct Pass {
     samples: usize,
     carried: Vec<Option<Axis>>,
     summed: Vec<Option<Vec<Site>>>,
+    /// Of a tensor whose last two axes are exchanged, the tensor as it was.
+    turned: Vec<Option<T>>,
 }
 
 impl Pass {
@@ -167,6 +170,12 @@ impl Pass {
             }
             let axis = carry(operation, &|tensor| self.axis(tensor), self.samples).ok_or_else(refused)?;
             operation.outputs().for_each(|out| self.carried[index(out)] = Some(axis));
+            if let OperationIr::BaseFloat(BaseOperationIr::SwapDims(d)) = operation
+                && d.dim1.abs_diff(d.dim2) == 1
+                && d.dim1.max(d.dim2) + 1 == d.input.shape.num_dims()
+            {
+                self.turned[index(&d.out)] = Some(d.input.clone());
+            }
         }
         self.b.push(operation.clone());
         Ok(())
@@ -288,9 +297,18 @@ impl Pass {
         }
         let (groups, wide, tall) = (heads.iter().product::<usize>(), d.lhs.shape[rank - 2], d.rhs.shape[rank - 1]);
         let (samples, positions) = (self.samples, l.outer * l.inner);
-        let left = self.b.sample_major(&d.lhs, l, samples);
-        let left = self.b.reshape(&left, &Shape::from(vec![samples * groups, wide, positions]));
-        let left = self.b.swap_dims(&left, 1, 2);
+        let left = match self.turned[index(&d.lhs)].clone() {
+            // As it was before it was turned for the product: no copy.
+            Some(before) => {
+                let rows = self.b.sample_major(&before, Axis { axis: rank - 2, ..l }, samples);
+                self.b.reshape(&rows, &Shape::from(vec![samples * groups, positions, wide]))
+            }
+            None => {
+                let columns = self.b.sample_major(&d.lhs, l, samples);
+                let columns = self.b.reshape(&columns, &Shape::from(vec![samples * groups, wide, positions]));
+                self.b.swap_dims(&columns, 1, 2)
+            }
+        };
         let right = self.b.sample_major(&d.rhs, r, samples);
         let right = self.b.reshape(&right, &Shape::from(vec![samples * groups, positions, tall]));
         Some(Site::Product(Product::new(left, right, groups, &d.out.shape, None)))
@@ -352,7 +370,7 @@ impl Pass {
 
     /// The sum over one axis of `[samples, …]`, shaped as the result behind the samples.
     fn formed_sum(&mut self, rows: &T, axis: usize, out: &Shape) -> Site {
-        let sum = self.b.sum_dim(rows, axis);
+        let sum = if rows.shape[axis] == 1 { rows.clone() } else { self.b.sum_dim(rows, axis) };
         Site::Formed(self.b.reshape(&sum, &behind(self.samples, out)))
     }
 
@@ -531,18 +549,19 @@ impl Site {
                         let axis = Axis { inner: groups, ..Axis::FIRST };
                         let right = b.weigh(&product.right, weights, keep, axis);
                         let left = b.clear(&product.left, keep, axis);
-                        // [samples·groups, positions, d] → [groups, samples·positions, d]
+                        // [samples·groups, positions, d] → [groups, samples·positions, d], a matrix for one group
                         let mut stacked = |factor: &T| {
                             let (positions, size) = (factor.shape[1], factor.shape[2]);
                             if groups == 1 {
-                                return b.reshape(factor, &Shape::from(vec![1, samples * positions, size]));
+                                return b.reshape(factor, &Shape::from(vec![samples * positions, size]));
                             }
                             let split = b.reshape(factor, &Shape::from(vec![samples, groups, positions, size]));
                             let swapped = b.swap_dims(&split, 0, 1);
                             b.reshape(&swapped, &Shape::from(vec![groups, samples * positions, size]))
                         };
                         let (left, right) = (stacked(&left), stacked(&right));
-                        let left = b.swap_dims(&left, 1, 2);
+                        let last = left.shape.num_dims() - 1;
+                        let left = b.swap_dims(&left, last - 1, last);
                         let sum = b.matmul(&left, &right);
                         b.reshape(&sum, &product.shape)
                     }
@@ -729,24 +748,26 @@ impl Window {
         let padded = b.pad(x, padding);
         let size: usize = self.kernel.iter().product();
         let count: usize = positions.iter().product();
-        let mut shifted = Vec::with_capacity(size);
+        let all = Slice { start: 0, end: None, step: 1 };
+        let plane = |channels: usize, kernel: usize| Shape::from([&[batch, channels, kernel], &positions[..]].concat());
+        // Written window by window into one buffer, in place.
+        let mut unfolded = b.full(&plane(channels, size), x.dtype, 0.0);
         for offset in 0..size {
             let mut rest = offset;
-            let mut ranges = vec![Slice { start: 0, end: None, step: 1 }; 2];
+            let mut ranges = vec![all; space + 2];
             for d in (0..space).rev() {
                 let at = rest % self.kernel[d] * self.dilation[d];
                 rest /= self.kernel[d];
                 let end = at + (positions[d].max(1) - 1) * self.stride[d] + 1;
-                ranges.push(Slice { start: at as isize, end: Some(end as isize), step: self.stride[d] as isize });
+                ranges[d + 2] = Slice { start: at as isize, end: Some(end as isize), step: self.stride[d] as isize };
             }
-            ranges[2..].reverse();
-            let mut shape = vec![batch, channels];
-            shape.extend(&positions);
-            let view = b.slice(&padded, ranges, Shape::from(shape));
-            shifted.push(b.reshape(&view, &Shape::from(vec![batch, channels, 1, count])));
+            let view = b.slice(&padded, ranges, Shape::from([&[batch, channels], &positions[..]].concat()));
+            let value = b.reshape(&view, &plane(channels, 1));
+            let mut place = vec![all; space + 3];
+            place[2] = Slice { start: offset as isize, end: Some(offset as isize + 1), step: 1 };
+            unfolded = b.slice_assign(&unfolded, place, &value);
         }
-        let stacked = if shifted.len() == 1 { shifted.remove(0) } else { b.cat(shifted, 2) };
-        b.reshape(&stacked, &Shape::from(vec![batch, channels * size, count]))
+        b.reshape(&unfolded, &Shape::from(vec![batch, channels * size, count]))
     }
 }
 
@@ -805,6 +826,13 @@ impl Builder {
         let out = self.tensor(shape, tensor.dtype);
         let desc = SliceOpIr { tensor: tensor.clone(), ranges, out: out.clone() };
         self.push(OperationIr::BaseFloat(BaseOperationIr::Slice(desc)));
+        out
+    }
+
+    fn slice_assign(&mut self, tensor: &T, ranges: Vec<Slice>, value: &T) -> T {
+        let out = self.like(tensor);
+        let desc = SliceAssignOpIr { tensor: tensor.clone(), ranges, value: value.clone(), out: out.clone() };
+        self.push(OperationIr::BaseFloat(BaseOperationIr::SliceAssign(desc)));
         out
     }
 

@@ -4,13 +4,16 @@ use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 
 use burn::grad_clipping::GradientClipping;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::module::Module;
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use clipping::per_sample::{Flat, clip_samples};
 use clipping::{
     AdaptiveGradientClip, ClipByGlobalNorm, ClipByTensorNorm, ClipByValue, NonFinite, NonFinitePolicy, Reports,
     UnitAxes, ZClip,
 };
-use core_tensor::Tree;
 use core_tensor::transform::{Context, GradientTransform, Update};
+use core_tensor::{Batch, Program, Tree};
+use crucible_tests::models::{Cnn, Mlp, Transformer, labels};
 
 use crate::{Copy, Held, Peers, medians};
 
@@ -116,24 +119,81 @@ pub fn run(out: &mut String, peers: &Peers) {
     writeln!(out).unwrap();
 }
 
-/// The sum of clipped per-sample gradients: what the peers need for it beside a plain gradient.
+/// The sum of clipped per-sample gradients beside a plain gradient, here and in Opacus.
 pub fn per_sample(out: &mut String, peers: &Peers) {
-    let figure = |model: &str, what: &str| peers.get(&(model.to_string(), "opacus".to_string(), what.to_string()));
-    let models = ["mlp", "cnn"].into_iter().filter(|model| figure(model, "plain").is_some()).collect::<Vec<_>>();
-    if models.is_empty() {
-        return;
-    }
+    let device = Device::default();
+    let normal = Distribution::Normal(0.0, 1.0);
     writeln!(out, "### Clipped per-sample gradients\n").unwrap();
-    writeln!(out, "| model | PyTorch gradient | Opacus, explicit | Opacus, ghost |\n|---|---|---|---|").unwrap();
-    for model in models {
-        let cell =
-            |what: &str| match (figure(model, what), figure(model, "plain"), figure(model, &format!("{what} mb"))) {
-                (Some(ms), Some(plain), Some(mb)) => format!("{ms:.2} ms ({:.2}×), {mb:.1} MB", ms / plain),
-                _ => "–".to_string(),
-            };
-        writeln!(out, "| {model} | {} | {} | {} |", cell("plain"), cell("explicit"), cell("ghost")).unwrap();
-    }
+    writeln!(
+        out,
+        "| model | Burn forward+backward | recorded gradient | clipped sum, ghost norms | clipped sum from rows of the Jacobian | \
+         PyTorch gradient | Opacus, explicit | Opacus, ghost |\n|---|---|---|---|---|---|---|---|"
+    )
+    .unwrap();
+    let x = Tensor::<2>::random([128, 784], normal, &device);
+    let mlp = Mlp::new(&[784, 256, 256, 10], &device);
+    samples(out, "mlp", &mlp, (x, labels(128, &device)), Mlp::loss, Mlp::losses, peers);
+    let x = Tensor::<4>::random([64, 1, 28, 28], normal, &device);
+    samples(out, "cnn", &Cnn::new(&device), (x, labels(64, &device)), Cnn::loss, Cnn::losses, peers);
+    let x = Tensor::<3>::random([16, 32, 64], normal, &device);
+    let transformer = Transformer::new(&device);
+    let batch = (x, labels(16, &device));
+    samples(out, "transformer", &transformer, batch, Transformer::loss, Transformer::losses, peers);
     writeln!(out).unwrap();
+}
+
+fn samples<M, B>(
+    out: &mut String,
+    name: &str,
+    model: &M,
+    batch: B,
+    loss: fn(&M, &B) -> Tensor<1>,
+    losses: fn(&M, &B) -> Tensor<1>,
+    peers: &Peers,
+) where
+    M: Module + Sync + 'static,
+    B: Batch + 'static,
+{
+    let point = Tree::from_module(model);
+    let trained = model.clone().train();
+    let mean = Program::record_first_order(model, &batch, loss).expect("the model can be recorded");
+    let each = Program::record_first_order(model, &batch, losses).expect("the model can be recorded");
+    let rule = Flat::new(1.0).expect("a limit");
+    let eager = || {
+        let grads = loss(&trained, &batch).backward();
+        drop(Tree::from_grads(grads, &trained));
+    };
+    let gradient = || drop(mean.value_and_grad(&point, &batch).unwrap());
+    let ghost = || drop(clip_samples(each.per_sample(&point, &batch).unwrap(), &rule).unwrap());
+    let rows = || {
+        let pullback = each.pullback(&point, &batch).unwrap();
+        let count = pullback.value.dims()[0];
+        let mut sum = point.zeros_like();
+        for i in 0..count {
+            let unit: Vec<f32> = (0..count).map(|j| if i == j { 1.0 } else { 0.0 }).collect();
+            let unit = Tensor::<1>::from_data(TensorData::new(unit, [count]), &pullback.value.device());
+            let row = pullback.apply(&unit).unwrap();
+            let factor = (1.0 / row.norm().value()).min(1.0);
+            sum = sum.axpy(factor, &row).unwrap();
+        }
+    };
+    let [eager, gradient, ghost, rows] = medians([&eager, &gradient, &ghost, &rows], &[1, 1, 1, 16]);
+    let figure = |what: &str| peers.get(&(name.to_string(), "opacus".to_string(), what.to_string()));
+    let cell = |what: &str| match (figure(what), figure("plain"), figure(&format!("{what} mb"))) {
+        (Some(ms), Some(plain), Some(mb)) => format!("{ms:.2} ms ({:.2}×), {mb:.1} MB", ms / plain),
+        _ => "–".to_string(),
+    };
+    writeln!(
+        out,
+        "| {name} | {eager:.2} ms | {gradient:.2} ms | {ghost:.2} ms ({:.2}× recorded, {:.2}× Burn's) | {rows:.0} ms ({:.0}×) | {} | {} | {} |",
+        ghost / gradient,
+        ghost / eager,
+        rows / gradient,
+        cell("plain"),
+        cell("explicit"),
+        cell("ghost"),
+    )
+    .unwrap();
 }
 
 fn leaf_norm(tree: &Tree) -> f64 {

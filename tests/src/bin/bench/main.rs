@@ -20,7 +20,7 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// What can be measured alone.
-const PARTS: [&str; 5] = ["mlp", "cnn", "transformer", "trees", "clipping"];
+const PARTS: [&str; 6] = ["mlp", "cnn", "transformer", "trees", "clipping", "samples"];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -51,6 +51,8 @@ fn main() -> ExitCode {
     }
     if wanted("clipping") {
         clipping::run(&mut report, &peers);
+    }
+    if wanted("samples") {
         clipping::per_sample(&mut report, &peers);
     }
     print!("{report}");
