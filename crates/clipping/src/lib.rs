@@ -30,7 +30,7 @@
 //! | a method of its own | [`ClippedSstm`] |
 //! | what is not finite | [`NonFinite`] |
 //!
-//! Noisy clipped gradients spend privacy: [`accountant`].
+//! Noisy clipped gradients spend privacy: [`accountant`]. Whether a recurrent network needs clipping: [`recurrent`].
 //!
 //! Limits: 0 makes the gradient zero, infinity changes nothing, negative or NaN is an
 //! [`Error::Parameter`](core_tensor::Error::Parameter). A zero gradient stays zero, the empty tree stays empty.
@@ -39,6 +39,7 @@
 #![warn(missing_docs)]
 
 pub mod accountant;
+pub mod recurrent;
 
 mod acclip;
 mod adagc;
