@@ -1,0 +1,343 @@
+//! The adding problem: how many seeds of a recurrent network diverge, by rule.
+//!
+//! A sequence of pairs (number in [0, 1], mark); two steps are marked, and the sum of their numbers is asked for at the end.
+//! S. Hochreiter, J. Schmidhuber, "Long short-term memory", 1997, experiment 4; as a test of clipping in Pascanu et al.
+//! 2013.
+
+use ::clipping::recurrent::spectral_radius;
+use ::clipping::{
+    AdaGc, AdaptiveGradientClip, AutoClip, ClipByGlobalNorm, ClipByTensorNorm, ClipByValue, Spam, UnitAxes, ZClip,
+};
+use burn::module::{Module, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::optim::SgdConfig;
+use burn::tensor::{Device, Tensor, TensorData};
+use core_tensor::transform::{Chain, Identity, Outcome};
+use core_tensor::{Random, Scalar};
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::report::bars::{Bar, Bars};
+use crate::report::plot::{Line, Plot, number, significant};
+use crate::study::toolkit::{largest, median, parallel};
+use crate::study::{Part, Setting};
+
+const TIME: usize = 40;
+const UNITS_OF_STATE: usize = 32;
+const BATCH: usize = 16;
+const STEPS: usize = 150;
+const SEEDS: u64 = 10;
+const RATE: f64 = 0.05;
+/// The spectral radius of the recurrent weight at the beginning.
+const RADIUS: f64 = 1.5;
+/// The one at which gradients vanish.
+const SMALL_RADIUS: f64 = 0.5;
+/// The variance of the sum of two uniform numbers: the loss of whoever says 1 each time.
+const BASELINE: f64 = 1.0 / 6.0;
+/// A loss of so many times that, or one that is not finite, is divergence.
+const DIVERGED: f64 = 100.0;
+/// Steps between points of the curves.
+const EVERY: usize = 5;
+
+type Make = fn(&Adder) -> core_tensor::Result<Chain>;
+
+/// The rules, by name.
+const RULES: [(&str, Make); 10] = [
+    ("none", |_| Ok(Chain::new().then(Identity))),
+    ("global norm 1", |_| Ok(Chain::new().then(ClipByGlobalNorm::new(1.0)?))),
+    ("tensor norm 1", |_| Ok(Chain::new().then(ClipByTensorNorm::new(1.0)?))),
+    ("value 0.1", |_| Ok(Chain::new().then(ClipByValue::new(0.1)?))),
+    ("unit, AGC 0.1", |m| Ok(Chain::new().then(AdaptiveGradientClip::new(0.1, UnitAxes::of(m))?))),
+    ("AutoClip 10 %", |_| Ok(Chain::new().then(AutoClip::new(10.0)?))),
+    ("ZClip", |_| Ok(Chain::new().then(ZClip::default()))),
+    ("AdaGC", |_| Ok(Chain::new().then(AdaGc::default()))),
+    ("SPAM", |_| Ok(Chain::new().then(Spam::new(5000.0, 0.999, 0)?))),
+    ("global norm 1, AdaGC", |_| Ok(Chain::new().then(ClipByGlobalNorm::new(1.0)?).then(AdaGc::default()))),
+];
+/// Of the rules: without one, and with the lecture's.
+const NONE: usize = 0;
+const GLOBAL: usize = 1;
+
+pub const UNITS: u64 = (RULES.len() as u64 + 2) * SEEDS;
+
+/// A network of one recurrent layer with tanh, its answer read from the last state.
+#[derive(Module, Debug)]
+pub struct Adder {
+    input: Linear,
+    recurrent: Linear,
+    output: Linear,
+}
+
+impl Adder {
+    fn new(radius: f64, random: &mut Random, device: &Device) -> Result<Self> {
+        let n = UNITS_OF_STATE;
+        let mut layer = |from: usize, to: usize, bias: bool, scale: f64| -> Linear {
+            let mut layer = LinearConfig::new(from, to).with_bias(bias).init(device);
+            layer.weight = Param::from_tensor(random.normal([from, to], 0.0, scale, device));
+            layer.bias = bias.then(|| Param::from_tensor(Tensor::zeros([to], device)));
+            layer
+        };
+        let scale = (n as f64).powf(-0.5);
+        let (input, mut recurrent) = (layer(2, n, true, 0.5), layer(n, n, false, scale));
+        let output = layer(n, 1, true, scale);
+        let weight = recurrent.weight.val().inner();
+        let factor = radius / spectral_radius(&weight)?;
+        recurrent.weight = Param::from_tensor(Tensor::from_inner(weight.mul_scalar(factor)));
+        Ok(Self { input, recurrent, output })
+    }
+
+    /// The mean squared error of sequences `[time, batch, 2]` with answers `[batch, 1]`.
+    fn loss(&self, sequences: Tensor<3>, answers: Tensor<2>) -> Tensor<1> {
+        let inputs = self.input.forward(sequences);
+        let [time, batch, n] = inputs.dims();
+        let mut h = Tensor::zeros([batch, n], &inputs.device());
+        for t in 0..time {
+            let x = inputs.clone().slice([t..t + 1]).squeeze_dim::<2>(0);
+            h = (x + self.recurrent.forward(h)).tanh();
+        }
+        (self.output.forward(h) - answers).square().mean()
+    }
+}
+
+/// Sequences `[time, batch, 2]` and answers `[batch, 1]`.
+fn problems(random: &mut Random, device: &Device) -> (Tensor<3>, Tensor<2>) {
+    let mut pairs: Vec<f32> = (0..TIME * BATCH).flat_map(|_| [random.next_f64() as f32, 0.0]).collect();
+    let mut answers = vec![0.0; BATCH];
+    for (column, answer) in answers.iter_mut().enumerate() {
+        // One in each half.
+        let half = TIME as u64 / 2;
+        for t in [random.below(half), half + random.below(half)] {
+            let at = 2 * (t as usize * BATCH + column);
+            pairs[at + 1] = 1.0;
+            *answer += pairs[at];
+        }
+    }
+    (
+        Tensor::from_data(TensorData::new(pairs, [TIME, BATCH, 2]), device),
+        Tensor::from_data(TensorData::new(answers, [BATCH, 1]), device),
+    )
+}
+
+/// One seed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Run {
+    /// The step at which it diverged, from 1.
+    pub diverged: Option<usize>,
+    /// The loss of each batch up to there.
+    pub losses: Vec<f64>,
+    /// The norm of each gradient up to there, before clipping.
+    pub norms: Vec<f64>,
+}
+
+/// A rule over all seeds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rule {
+    /// Its name.
+    pub name: String,
+    /// The spectral radius of the recurrent weight at the beginning.
+    pub radius: f64,
+    /// Share of seeds that diverged.
+    pub diverged: f64,
+    /// Median over seeds of the mean loss of the last 20 steps, infinite for a seed that diverged.
+    #[serde(serialize_with = "finite_or_null")]
+    pub median_last_loss: f64,
+    /// The largest gradient norm of any seed.
+    #[serde(serialize_with = "finite_or_null")]
+    pub largest_norm: f64,
+    /// The seeds.
+    pub runs: Vec<Run>,
+}
+
+fn finite_or_null<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    value.is_finite().then_some(*value).serialize(serializer)
+}
+
+/// All rules at the large radius, two at the small one.
+#[derive(Clone, Debug, Serialize)]
+pub struct Adding {
+    /// Rules where gradients explode.
+    pub rules: Vec<Rule>,
+    /// None and the global norm where they vanish.
+    pub vanishing: Vec<Rule>,
+}
+
+pub fn run(setting: &Setting<'_>) -> Result<Adding> {
+    let large = (0..RULES.len()).map(|rule| (rule, RADIUS));
+    let small = [NONE, GLOBAL].map(|rule| (rule, SMALL_RADIUS));
+    let cases: Vec<(usize, f64)> = large.chain(small).collect();
+    let jobs: Vec<(usize, f64, u64)> =
+        cases.iter().flat_map(|&(rule, radius)| (0..SEEDS).map(move |seed| (rule, radius, seed))).collect();
+    let mut runs = parallel(&jobs, |&(rule, radius, seed)| {
+        let run = train(RULES[rule].1, radius, setting.random.fork(format!("adding {seed}")), setting.device)?;
+        setting.progress.unit()?;
+        Ok(run)
+    })?
+    .into_iter();
+    let mut rules: Vec<Rule> = cases
+        .iter()
+        .map(|&(rule, radius)| Rule::of(RULES[rule].0, radius, runs.by_ref().take(SEEDS as usize).collect()))
+        .collect();
+    let vanishing = rules.split_off(RULES.len());
+    Ok(Adding { rules, vanishing })
+}
+
+fn train(rule: Make, radius: f64, random: Random, device: &Device) -> Result<Run> {
+    let device = device.clone().autodiff();
+    let mut model = Adder::new(radius, &mut random.fork("weights"), &device)?;
+    let mut trainer = rule(&model)?.before(SgdConfig::new().init());
+    let mut data = random.fork("sequences");
+    let mut run = Run { diverged: None, losses: Vec::new(), norms: Vec::new() };
+    for step in 1..=STEPS {
+        let (sequences, answers) = problems(&mut data, &device);
+        let loss = model.loss(sequences, answers);
+        let value = Scalar::from_tensor(loss.clone()).value();
+        run.losses.push(value);
+        if !(value < DIVERGED * BASELINE) {
+            run.diverged = Some(step);
+            break;
+        }
+        let outcome = trainer.step(RATE, model, loss).map_err(core_tensor::Error::from)?;
+        run.norms.push(outcome.report().map_or(f64::NAN, |report| report.grad_norm.value()));
+        model = match outcome {
+            Outcome::Stepped { model, .. } | Outcome::Skipped { model, .. } => model,
+        };
+    }
+    Ok(run)
+}
+
+impl Rule {
+    fn of(name: &str, radius: f64, runs: Vec<Run>) -> Self {
+        let last = |run: &Run| match run.diverged {
+            Some(_) => f64::INFINITY,
+            None => run.losses[STEPS - 20..].iter().sum::<f64>() / 20.0,
+        };
+        Self {
+            name: name.into(),
+            radius,
+            diverged: runs.iter().filter(|run| run.diverged.is_some()).count() as f64 / runs.len() as f64,
+            median_last_loss: median(runs.iter().map(last)),
+            largest_norm: largest(runs.iter().flat_map(|run| run.norms.iter().copied())),
+            runs,
+        }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let infinite = |value: f64| if value.is_finite() { significant(value) } else { "–".into() };
+        vec![
+            self.name.clone(),
+            number(self.radius),
+            format!("{:.0} %", 100.0 * self.diverged),
+            infinite(self.median_last_loss),
+            infinite(self.largest_norm),
+        ]
+    }
+}
+
+impl Adding {
+    /// Without a rule, where gradients explode.
+    pub fn none(&self) -> &Rule {
+        &self.rules[NONE]
+    }
+
+    /// With the global norm, where gradients explode.
+    pub fn global(&self) -> &Rule {
+        &self.rules[GLOBAL]
+    }
+
+    /// The loss of whoever says the mean.
+    pub fn baseline(&self) -> f64 {
+        BASELINE
+    }
+
+    pub fn part(&self) -> Part {
+        let bar = |rule: &Rule| Bar {
+            name: rule.name.clone(),
+            value: 100.0 * rule.diverged,
+            label: format!("{:.0} %", 100.0 * rule.diverged),
+            class: if rule.name == RULES[NONE].0 { "s2" } else { "s1" },
+        };
+        let bars = Bars {
+            title: "Diverged seeds by rule",
+            axis: "seeds diverged, %",
+            end: 100.0,
+            bars: self.rules.iter().map(bar).collect(),
+        };
+        let curve = |name: &str, class: &str, rule: &Rule| {
+            let at = |step: usize| {
+                median(rule.runs.iter().map(|run| run.losses.get(step).copied().unwrap_or(f64::INFINITY)))
+            };
+            Line::new(name, class, (0..STEPS).step_by(EVERY).map(|step| (step as f64, at(step))).collect())
+        };
+        let flat = vec![(0.0, BASELINE), (STEPS as f64, BASELINE)];
+        let plot = Plot {
+            title: "Loss on the way",
+            x_axis: "step",
+            x_range: (0.0, STEPS as f64),
+            y_axis: "squared error of a batch, median of seeds (log scale)",
+            logarithmic: true,
+            lines: vec![
+                Line::new("saying the mean", "quiet dashed", flat),
+                curve(&format!("none, ρ = {RADIUS}"), "s2", self.none()),
+                curve(&format!("global norm, ρ = {RADIUS}"), "s1", self.global()),
+                Line { opacity: 0.6, ..curve(&format!("none, ρ = {SMALL_RADIUS}"), "s5", &self.vanishing[0]) },
+                Line { opacity: 0.6, ..curve(&format!("global norm, ρ = {SMALL_RADIUS}"), "s3", &self.vanishing[1]) },
+            ],
+        };
+        Part {
+            title: "The adding problem: diverged seeds",
+            text: format!(
+                "A tanh network of {UNITS_OF_STATE} units on sequences of {TIME}, batch {BATCH}, {STEPS} steps of SGD at {RATE}, {SEEDS} seeds, the \
+                 same for every rule; the recurrent weight begins at the spectral radius {RADIUS}. A seed has diverged when a loss is not \
+                 finite or {} times {}, which is what saying the mean costs. Rules that learn their limit from the norms themselves let the \
+                 first ones pass. The last two rows begin at the radius {SMALL_RADIUS}, where gradients vanish.",
+                number(DIVERGED),
+                number(BASELINE),
+            ),
+            figures: vec![bars.html(), plot.html()],
+            table: (
+                vec!["rule", "radius ρ", "diverged", "median last loss", "largest gradient norm"],
+                self.rules.iter().chain(&self.vanishing).map(Rule::cells).collect(),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_the_sums_of_the_marked() {
+        let (sequences, answers) = problems(&mut Random::new(2), &Device::flex());
+        let pairs: Vec<f32> = sequences.into_data().iter().collect();
+        let answers: Vec<f32> = answers.into_data().iter().collect();
+        for (column, answer) in answers.iter().enumerate() {
+            let pair = |t: usize| (pairs[2 * (t * BATCH + column)], pairs[2 * (t * BATCH + column) + 1]);
+            let marks: Vec<usize> = (0..TIME).filter(|t| pair(*t).1 == 1.0).collect();
+            assert_eq!(marks.len(), 2);
+            assert_eq!(*answer, pair(marks[0]).0 + pair(marks[1]).0);
+        }
+    }
+
+    #[test]
+    fn the_recurrent_weight_has_the_radius_asked_for() {
+        let device = Device::flex().autodiff();
+        let model = Adder::new(1.5, &mut Random::new(1), &device).unwrap();
+        let radius = spectral_radius(&model.recurrent.weight.val()).unwrap();
+        assert!((radius - 1.5).abs() < 1e-5, "{radius}");
+    }
+
+    #[test]
+    fn a_run_ends_where_it_diverges() {
+        // At a rate at which the first step throws every weight away.
+        let random = Random::new(4);
+        let unclipped = train(RULES[NONE].1, 3.0, random.clone(), &Device::flex()).unwrap();
+        if let Some(step) = unclipped.diverged {
+            assert_eq!((unclipped.losses.len(), unclipped.norms.len()), (step, step - 1));
+        }
+        let clipped = train(RULES[GLOBAL].1, 3.0, random, &Device::flex()).unwrap();
+        assert_eq!(clipped.losses[0], unclipped.losses[0], "the same seed");
+        assert_eq!(clipped.diverged, None);
+        assert_eq!(clipped.losses.len(), STEPS);
+    }
+}
