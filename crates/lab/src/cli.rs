@@ -43,7 +43,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Trains a classifier: by default a small CNN on the embedded UCI digits, in seconds.
-    Train(TrainArgs),
+    Train(Box<TrainArgs>),
     /// Runs the experiments of a technique's questions and reports on them, in about a minute.
     Study(StudyArgs),
 }

@@ -7,7 +7,7 @@ use super::plot::Axis;
 
 const WIDTH: f64 = 480.0;
 const LEFT: f64 = 150.0;
-const RIGHT: f64 = 430.0;
+const RIGHT: f64 = 414.0;
 const TOP: f64 = 8.0;
 /// From one bar to the next.
 const PITCH: f64 = 26.0;
@@ -95,7 +95,7 @@ mod tests {
         let bars = Bars { title: "t", axis: "share, %", end: 100.0, bars: vec![bar(100.0), bar(25.0), bar(f64::NAN)] };
         let html = bars.html();
         let widths: Vec<&str> = html.split("width=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
-        assert_eq!(widths, ["280.0", "70.0", "0.0"]);
+        assert_eq!(widths, ["264.0", "66.0", "0.0"]);
         assert!(html.contains("a &amp; b"));
     }
 }

@@ -187,6 +187,13 @@ pub fn significant(value: f64) -> String {
     text.replace('-', "−")
 }
 
+/// A number with so many decimals, without a sign where those are zero.
+pub fn fixed(value: f64, decimals: usize) -> String {
+    let text = format!("{value:.decimals$}");
+    let zero = text.chars().all(|c| matches!(c, '-' | '0' | '.'));
+    text.replace('-', if zero { "" } else { "−" })
+}
+
 fn trim(text: &str) -> String {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text.into() }
 }
@@ -300,6 +307,13 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(number(value), text);
         }
+    }
+
+    #[test]
+    fn decimals_are_fixed() {
+        assert_eq!(fixed(-2.5067, 3), "−2.507");
+        assert_eq!(fixed(-1e-9, 3), "0.000");
+        assert_eq!(fixed(12.0, 0), "12");
     }
 
     #[test]

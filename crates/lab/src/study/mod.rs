@@ -184,7 +184,6 @@ fn titles(studies: &[Study]) -> Vec<&'static str> {
 fn report(studies: &[Study], headline: &str, findings: &[Finding]) -> String {
     let mut body = String::new();
     for found in findings {
-        let _ = write!(body, "<section>\n<h2>In short</h2>\n{}</section>\n", results(&found.rows));
         for chapter in &found.chapters {
             let _ = write!(
                 body,
@@ -195,6 +194,7 @@ fn report(studies: &[Study], headline: &str, findings: &[Finding]) -> String {
             chapter.parts.iter().for_each(|part| body += &part.html());
             body += "</section>\n";
         }
+        let _ = write!(body, "<section>\n<h2>In short</h2>\n{}</section>\n", results(&found.rows));
     }
     page(&format!("Study: {}", titles(studies).join(", ").to_lowercase()), headline, &body)
 }

@@ -22,27 +22,36 @@ use crate::report::plot::{Line, Plot, number, significant};
 use crate::study::toolkit::{largest, median, parallel};
 use crate::study::{Part, Setting};
 
-const TIME: usize = 40;
 const UNITS_OF_STATE: usize = 32;
-const BATCH: usize = 16;
-const STEPS: usize = 150;
 const SEEDS: u64 = 10;
-const RATE: f64 = 0.05;
+
+/// Sizes of problem and training.
+#[derive(Clone, Copy)]
+struct Task {
+    time: usize,
+    batch: usize,
+    steps: usize,
+    rate: f64,
+}
+
+const TASK: Task = Task { time: 15, batch: 16, steps: 500, rate: 0.1 };
 /// The spectral radius of the recurrent weight at the beginning.
 const RADIUS: f64 = 1.5;
-/// The one at which gradients vanish.
-const SMALL_RADIUS: f64 = 0.5;
+/// Others, without a rule and with the global norm; at the first gradients vanish.
+const RADII: [f64; 4] = [0.5, 0.75, 1.0, 1.25];
+/// Steps at the end whose mean loss counts as the last.
+const LAST: usize = 50;
 /// The variance of the sum of two uniform numbers: the loss of whoever says 1 each time.
 const BASELINE: f64 = 1.0 / 6.0;
 /// A loss of so many times that, or one that is not finite, is divergence.
 const DIVERGED: f64 = 100.0;
-/// Steps between points of the curves.
-const EVERY: usize = 5;
+/// Steps whose mean is a point of the curves.
+const EVERY: usize = 20;
 
 type Make = fn(&Adder) -> core_tensor::Result<Chain>;
 
 /// The rules, by name.
-const RULES: [(&str, Make); 10] = [
+const RULES: [(&str, Make); 9] = [
     ("none", |_| Ok(Chain::new().then(Identity))),
     ("global norm 1", |_| Ok(Chain::new().then(ClipByGlobalNorm::new(1.0)?))),
     ("tensor norm 1", |_| Ok(Chain::new().then(ClipByTensorNorm::new(1.0)?))),
@@ -52,13 +61,12 @@ const RULES: [(&str, Make); 10] = [
     ("ZClip", |_| Ok(Chain::new().then(ZClip::default()))),
     ("AdaGC", |_| Ok(Chain::new().then(AdaGc::default()))),
     ("SPAM", |_| Ok(Chain::new().then(Spam::new(5000.0, 0.999, 0)?))),
-    ("global norm 1, AdaGC", |_| Ok(Chain::new().then(ClipByGlobalNorm::new(1.0)?).then(AdaGc::default()))),
 ];
 /// Of the rules: without one, and with the lecture's.
 const NONE: usize = 0;
 const GLOBAL: usize = 1;
 
-pub const UNITS: u64 = (RULES.len() as u64 + 2) * SEEDS;
+pub const UNITS: u64 = (RULES.len() + 2 * RADII.len()) as u64 * SEEDS;
 
 /// A network of one recurrent layer with tanh, its answer read from the last state.
 #[derive(Module, Debug)]
@@ -92,7 +100,7 @@ impl Adder {
         let [time, batch, n] = inputs.dims();
         let mut h = Tensor::zeros([batch, n], &inputs.device());
         for t in 0..time {
-            let x = inputs.clone().slice([t..t + 1]).squeeze_dim::<2>(0);
+            let x = inputs.clone().narrow(0, t, 1).squeeze_dim::<2>(0);
             h = (x + self.recurrent.forward(h)).tanh();
         }
         (self.output.forward(h) - answers).square().mean()
@@ -100,21 +108,21 @@ impl Adder {
 }
 
 /// Sequences `[time, batch, 2]` and answers `[batch, 1]`.
-fn problems(random: &mut Random, device: &Device) -> (Tensor<3>, Tensor<2>) {
-    let mut pairs: Vec<f32> = (0..TIME * BATCH).flat_map(|_| [random.next_f64() as f32, 0.0]).collect();
-    let mut answers = vec![0.0; BATCH];
+fn problems(Task { time, batch, .. }: Task, random: &mut Random, device: &Device) -> (Tensor<3>, Tensor<2>) {
+    let mut pairs: Vec<f32> = (0..time * batch).flat_map(|_| [random.next_f64() as f32, 0.0]).collect();
+    let mut answers = vec![0.0; batch];
     for (column, answer) in answers.iter_mut().enumerate() {
         // One in each half.
-        let half = TIME as u64 / 2;
+        let half = time as u64 / 2;
         for t in [random.below(half), half + random.below(half)] {
-            let at = 2 * (t as usize * BATCH + column);
+            let at = 2 * (t as usize * batch + column);
             pairs[at + 1] = 1.0;
             *answer += pairs[at];
         }
     }
     (
-        Tensor::from_data(TensorData::new(pairs, [TIME, BATCH, 2]), device),
-        Tensor::from_data(TensorData::new(answers, [BATCH, 1]), device),
+        Tensor::from_data(TensorData::new(pairs, [time, batch, 2]), device),
+        Tensor::from_data(TensorData::new(answers, [batch, 1]), device),
     )
 }
 
@@ -138,7 +146,7 @@ pub struct Rule {
     pub radius: f64,
     /// Share of seeds that diverged.
     pub diverged: f64,
-    /// Median over seeds of the mean loss of the last 20 steps, infinite for a seed that diverged.
+    /// Median over seeds of the mean loss of the last steps, infinite for a seed that diverged.
     #[serde(serialize_with = "finite_or_null")]
     pub median_last_loss: f64,
     /// The largest gradient norm of any seed.
@@ -152,43 +160,50 @@ fn finite_or_null<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S:
     value.is_finite().then_some(*value).serialize(serializer)
 }
 
-/// All rules at the large radius, two at the small one.
+/// All rules where gradients explode, two of them at smaller radii.
 #[derive(Clone, Debug, Serialize)]
 pub struct Adding {
-    /// Rules where gradients explode.
+    /// The loss of whoever says the mean.
+    pub baseline: f64,
+    /// All rules at the largest radius.
     pub rules: Vec<Rule>,
-    /// None and the global norm where they vanish.
-    pub vanishing: Vec<Rule>,
+    /// Without a rule, from the smallest radius up to the largest.
+    pub none: Vec<Rule>,
+    /// With the global norm, at the same radii.
+    pub global: Vec<Rule>,
 }
 
 pub fn run(setting: &Setting<'_>) -> Result<Adding> {
+    let sweep = |rule: usize| RADII.map(|radius| (rule, radius));
     let large = (0..RULES.len()).map(|rule| (rule, RADIUS));
-    let small = [NONE, GLOBAL].map(|rule| (rule, SMALL_RADIUS));
-    let cases: Vec<(usize, f64)> = large.chain(small).collect();
+    let cases: Vec<(usize, f64)> = sweep(NONE).into_iter().chain(sweep(GLOBAL)).chain(large).collect();
     let jobs: Vec<(usize, f64, u64)> =
         cases.iter().flat_map(|&(rule, radius)| (0..SEEDS).map(move |seed| (rule, radius, seed))).collect();
     let mut runs = parallel(&jobs, |&(rule, radius, seed)| {
-        let run = train(RULES[rule].1, radius, setting.random.fork(format!("adding {seed}")), setting.device)?;
+        let run = train(TASK, RULES[rule].1, radius, setting.random.fork(format!("adding {seed}")), setting.device)?;
         setting.progress.unit()?;
         Ok(run)
     })?
     .into_iter();
-    let mut rules: Vec<Rule> = cases
-        .iter()
-        .map(|&(rule, radius)| Rule::of(RULES[rule].0, radius, runs.by_ref().take(SEEDS as usize).collect()))
-        .collect();
-    let vanishing = rules.split_off(RULES.len());
-    Ok(Adding { rules, vanishing })
+    let mut of = |cases: &[(usize, f64)]| -> Vec<Rule> {
+        let mut seeds = || runs.by_ref().take(SEEDS as usize).collect();
+        cases.iter().map(|&(rule, radius)| Rule::of(RULES[rule].0, radius, seeds())).collect()
+    };
+    let n = RADII.len();
+    let (mut none, mut global, rules) = (of(&cases[..n]), of(&cases[n..2 * n]), of(&cases[2 * n..]));
+    none.push(rules[NONE].clone());
+    global.push(rules[GLOBAL].clone());
+    Ok(Adding { baseline: BASELINE, rules, none, global })
 }
 
-fn train(rule: Make, radius: f64, random: Random, device: &Device) -> Result<Run> {
+fn train(task: Task, rule: Make, radius: f64, random: Random, device: &Device) -> Result<Run> {
     let device = device.clone().autodiff();
     let mut model = Adder::new(radius, &mut random.fork("weights"), &device)?;
     let mut trainer = rule(&model)?.before(SgdConfig::new().init());
     let mut data = random.fork("sequences");
     let mut run = Run { diverged: None, losses: Vec::new(), norms: Vec::new() };
-    for step in 1..=STEPS {
-        let (sequences, answers) = problems(&mut data, &device);
+    for step in 1..=task.steps {
+        let (sequences, answers) = problems(task, &mut data, &device);
         let loss = model.loss(sequences, answers);
         let value = Scalar::from_tensor(loss.clone()).value();
         run.losses.push(value);
@@ -196,7 +211,7 @@ fn train(rule: Make, radius: f64, random: Random, device: &Device) -> Result<Run
             run.diverged = Some(step);
             break;
         }
-        let outcome = trainer.step(RATE, model, loss).map_err(core_tensor::Error::from)?;
+        let outcome = trainer.step(task.rate, model, loss).map_err(core_tensor::Error::from)?;
         run.norms.push(outcome.report().map_or(f64::NAN, |report| report.grad_norm.value()));
         model = match outcome {
             Outcome::Stepped { model, .. } | Outcome::Skipped { model, .. } => model,
@@ -209,7 +224,7 @@ impl Rule {
     fn of(name: &str, radius: f64, runs: Vec<Run>) -> Self {
         let last = |run: &Run| match run.diverged {
             Some(_) => f64::INFINITY,
-            None => run.losses[STEPS - 20..].iter().sum::<f64>() / 20.0,
+            None => run.losses[TASK.steps - LAST..].iter().sum::<f64>() / LAST as f64,
         };
         Self {
             name: name.into(),
@@ -234,21 +249,6 @@ impl Rule {
 }
 
 impl Adding {
-    /// Without a rule, where gradients explode.
-    pub fn none(&self) -> &Rule {
-        &self.rules[NONE]
-    }
-
-    /// With the global norm, where gradients explode.
-    pub fn global(&self) -> &Rule {
-        &self.rules[GLOBAL]
-    }
-
-    /// The loss of whoever says the mean.
-    pub fn baseline(&self) -> f64 {
-        BASELINE
-    }
-
     pub fn part(&self) -> Part {
         let bar = |rule: &Rule| Bar {
             name: rule.name.clone(),
@@ -263,40 +263,68 @@ impl Adding {
             bars: self.rules.iter().map(bar).collect(),
         };
         let curve = |name: &str, class: &str, rule: &Rule| {
-            let at = |step: usize| {
-                median(rule.runs.iter().map(|run| run.losses.get(step).copied().unwrap_or(f64::INFINITY)))
+            let mean = |run: &Run, at: usize| match run.losses.get(at..at + EVERY) {
+                Some(losses) => losses.iter().sum::<f64>() / EVERY as f64,
+                None => f64::INFINITY,
             };
-            Line::new(name, class, (0..STEPS).step_by(EVERY).map(|step| (step as f64, at(step))).collect())
+            let point = |at: usize| ((at + EVERY / 2) as f64, median(rule.runs.iter().map(|run| mean(run, at))));
+            Line::new(name, class, (0..TASK.steps).step_by(EVERY).map(point).collect())
         };
-        let flat = vec![(0.0, BASELINE), (STEPS as f64, BASELINE)];
-        let plot = Plot {
+        let flat = vec![(0.0, BASELINE), (TASK.steps as f64, BASELINE)];
+        let (vanishing, exploding) = (0, RADII.len());
+        let named = |name: &str, rule: &Rule| {
+            let gone = if rule.diverged > 0.5 { " (diverged)" } else { "" };
+            format!("{name}, ρ = {}{gone}", number(rule.radius))
+        };
+        let faint = |line: Line| Line { opacity: 0.6, ..line };
+        let losses = Plot {
             title: "Loss on the way",
             x_axis: "step",
-            x_range: (0.0, STEPS as f64),
-            y_axis: "squared error of a batch, median of seeds (log scale)",
+            x_range: (0.0, TASK.steps as f64),
+            y_axis: "squared error, median of seeds (log scale)",
             logarithmic: true,
             lines: vec![
+                faint(curve(&named("none", &self.none[vanishing]), "s5", &self.none[vanishing])),
+                faint(curve(&named("global norm", &self.global[vanishing]), "s3", &self.global[vanishing])),
+                curve(&named("none", &self.none[exploding]), "s2", &self.none[exploding]),
+                curve(&named("global norm", &self.global[exploding]), "s1", &self.global[exploding]),
                 Line::new("saying the mean", "quiet dashed", flat),
-                curve(&format!("none, ρ = {RADIUS}"), "s2", self.none()),
-                curve(&format!("global norm, ρ = {RADIUS}"), "s1", self.global()),
-                Line { opacity: 0.6, ..curve(&format!("none, ρ = {SMALL_RADIUS}"), "s5", &self.vanishing[0]) },
-                Line { opacity: 0.6, ..curve(&format!("global norm, ρ = {SMALL_RADIUS}"), "s3", &self.vanishing[1]) },
             ],
         };
+        let over_radii = |of: &dyn Fn(&Rule) -> f64, rules: &[Rule]| rules.iter().map(|r| (r.radius, of(r))).collect();
+        let share = |rule: &Rule| 100.0 * rule.diverged;
+        let shares = Plot {
+            title: "Diverged seeds by radius",
+            x_axis: "spectral radius ρ at the beginning",
+            x_range: (RADII[0], RADIUS),
+            y_axis: "seeds diverged, %",
+            logarithmic: false,
+            lines: vec![
+                Line::new("none", "s2", over_radii(&share, &self.none)),
+                Line::new("global norm 1", "s1", over_radii(&share, &self.global)),
+            ],
+        };
+        let Task { time, batch, steps, rate } = TASK;
         Part {
             title: "The adding problem: diverged seeds",
             text: format!(
-                "A tanh network of {UNITS_OF_STATE} units on sequences of {TIME}, batch {BATCH}, {STEPS} steps of SGD at {RATE}, {SEEDS} seeds, the \
+                "A tanh network of {UNITS_OF_STATE} units on sequences of {time}, batch {batch}, {steps} steps of SGD at {rate}, {SEEDS} seeds, the \
                  same for every rule; the recurrent weight begins at the spectral radius {RADIUS}. A seed has diverged when a loss is not \
                  finite or {} times {}, which is what saying the mean costs. Rules that learn their limit from the norms themselves let the \
-                 first ones pass. The last two rows begin at the radius {SMALL_RADIUS}, where gradients vanish.",
+                 first ones pass. The rows below are of smaller radii; at {} gradients vanish.",
                 number(DIVERGED),
                 number(BASELINE),
+                RADII[0],
             ),
-            figures: vec![bars.html(), plot.html()],
+            figures: vec![bars.html(), shares.html(), losses.html()],
             table: (
                 vec!["rule", "radius ρ", "diverged", "median last loss", "largest gradient norm"],
-                self.rules.iter().chain(&self.vanishing).map(Rule::cells).collect(),
+                self.rules
+                    .iter()
+                    .chain(&self.none[..RADII.len()])
+                    .chain(&self.global[..RADII.len()])
+                    .map(Rule::cells)
+                    .collect(),
             ),
         }
     }
@@ -308,12 +336,12 @@ mod tests {
 
     #[test]
     fn answers_are_the_sums_of_the_marked() {
-        let (sequences, answers) = problems(&mut Random::new(2), &Device::flex());
+        let (sequences, answers) = problems(TASK, &mut Random::new(2), &Device::flex());
         let pairs: Vec<f32> = sequences.into_data().iter().collect();
         let answers: Vec<f32> = answers.into_data().iter().collect();
         for (column, answer) in answers.iter().enumerate() {
-            let pair = |t: usize| (pairs[2 * (t * BATCH + column)], pairs[2 * (t * BATCH + column) + 1]);
-            let marks: Vec<usize> = (0..TIME).filter(|t| pair(*t).1 == 1.0).collect();
+            let pair = |t: usize| (pairs[2 * (t * TASK.batch + column)], pairs[2 * (t * TASK.batch + column) + 1]);
+            let marks: Vec<usize> = (0..TASK.time).filter(|t| pair(*t).1 == 1.0).collect();
             assert_eq!(marks.len(), 2);
             assert_eq!(*answer, pair(marks[0]).0 + pair(marks[1]).0);
         }
@@ -331,13 +359,13 @@ mod tests {
     fn a_run_ends_where_it_diverges() {
         // At a rate at which the first step throws every weight away.
         let random = Random::new(4);
-        let unclipped = train(RULES[NONE].1, 3.0, random.clone(), &Device::flex()).unwrap();
+        let unclipped = train(TASK, RULES[NONE].1, 3.0, random.clone(), &Device::flex()).unwrap();
         if let Some(step) = unclipped.diverged {
             assert_eq!((unclipped.losses.len(), unclipped.norms.len()), (step, step - 1));
         }
-        let clipped = train(RULES[GLOBAL].1, 3.0, random, &Device::flex()).unwrap();
+        let clipped = train(TASK, RULES[GLOBAL].1, 3.0, random, &Device::flex()).unwrap();
         assert_eq!(clipped.losses[0], unclipped.losses[0], "the same seed");
         assert_eq!(clipped.diverged, None);
-        assert_eq!(clipped.losses.len(), STEPS);
+        assert_eq!(clipped.losses.len(), TASK.steps);
     }
 }

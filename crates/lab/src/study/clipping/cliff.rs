@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::report::plot::{Line, number};
+use crate::report::plot::{Line, fixed, number};
 use crate::report::surface::Surface;
 use crate::study::toolkit::{OnHost, largest, median};
 use crate::study::{Part, Setting};
@@ -164,14 +164,14 @@ impl Cliff {
             title: "At Pascanu's cliff",
             text: format!(
                 "x_t = wσ(x_(t−1)) + b, x₀ = 0.5, 50 steps, E = (σ(x₅₀) − 0.7)². On {SIDE} × {SIDE} points the median of |∇E| is {} and \
-                 its maximum {} at w = {:.2}, b = {:.3}; between the points the wall is steeper still. Both paths start at w = {}, b = {} \
+                 its maximum {} at w = {}, b = {}; between the points the wall is steeper still. Both paths start at w = {}, b = {} \
                  and take {STEPS} steps at the rate {STEP_SIZE}, clipped at the norm {LIMIT}: at the wall descent is thrown by {} in one \
                  step, clipped descent by at most {}. The table also has a grid of {STARTS} × {STARTS} starts; thrown means a step longer \
                  than 1.",
                 number(self.median_gradient),
                 number(self.largest_gradient),
-                self.at.0,
-                self.at.1,
+                fixed(self.at.0, 2),
+                fixed(self.at.1, 3),
                 number(START.0),
                 number(START.1),
                 number(self.descent.longest_step),

@@ -62,7 +62,7 @@ pub fn run(setting: &Setting<'_>) -> Result<HeavyTails> {
 
 /// Descends ½‖x‖² from its minimum, with noise whose elements are symmetric Pareto numbers less 1.
 fn descend(mut random: Random, mut rule: impl FnMut(Vec<f64>) -> Result<Vec<f64>>) -> Result<Path> {
-    let mut x = vec![0.0; DIMENSIONS];
+    let mut x = [0.0; DIMENSIONS];
     let mut path = Vec::with_capacity(STEPS);
     for _ in 0..STEPS {
         let gradient = x.iter().map(|x| x + noise(&mut random)).collect();

@@ -11,7 +11,7 @@ mod time;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::report::plot::number;
+use crate::report::plot::{fixed, number};
 use crate::study::{Chapter, Finding, Setting};
 use crate::summary::{Row, grouped};
 
@@ -71,32 +71,37 @@ fn percent(share: f64) -> String {
 impl Results {
     /// The answer to the first question, as the numbers have it.
     fn exploding(&self) -> String {
-        let (none, global) = (&self.adding_problem.none(), &self.adding_problem.global());
+        let adding = &self.adding_problem;
+        let at = |radius: usize| (&adding.none[radius], &adding.global[radius]);
+        let (none, global) = at(adding.none.len() - 1);
         let shares = format!(
-            "of the seeds of a network with ρ = {} {} diverge without it and {} with the global norm",
+            "at ρ = {}, {} of the seeds diverge without it and {} with the global norm",
             number(none.radius),
             percent(none.diverged),
             percent(global.diverged)
         );
+        let loss = |rule: &adding::Rule| rule.median_last_loss;
+        let learned = loss(global) < 0.9 * adding.baseline;
         let first = match (none.diverged > global.diverged, global.diverged == 0.0) {
-            (true, true) => format!("Yes, as far as divergence goes: {shares}"),
+            (true, true) if learned => format!("Yes: {shares}, and those learn (loss {})", number(loss(global))),
+            (true, true) => format!("As far as divergence goes: {shares}"),
             (true, false) => format!("In part: {shares}"),
             (false, _) => format!("Not in this run: {shares}"),
         };
-        let [without, with] = [0, 1].map(|at| self.adding_problem.vanishing[at].median_last_loss);
-        let baseline = self.adding_problem.baseline();
-        let better = |loss: f64| loss < 0.9 * baseline;
-        let second = match (better(without), better(with)) {
-            (false, false) => "but it is no cure for vanishing ones",
-            (false, true) => "and where gradients vanish it helped here",
-            (true, _) => "while where gradients vanish nothing was amiss here",
+        let (without, with) = at(0);
+        // The same with and without to a tenth of what there is to learn, and worse than where gradients explode.
+        let alike = (loss(with) - loss(without)).abs() < 0.1 * adding.baseline;
+        let second = match (alike && loss(with) > loss(global), loss(with) < loss(without)) {
+            (true, _) => "but it is no cure for vanishing ones, since it can only shorten",
+            (false, true) => "and where they vanish it helped too, in this run",
+            (false, false) => "and where they vanish it did not help",
         };
         format!(
             "{first}; {second}: at ρ = {} the loss ends at {} with it and {} without, where saying the mean gives {}.",
-            number(self.adding_problem.vanishing[0].radius),
-            number(with),
-            number(without),
-            number(baseline)
+            number(without.radius),
+            number(loss(with)),
+            number(loss(without)),
+            number(adding.baseline)
         )
     }
 
@@ -132,25 +137,20 @@ impl Results {
         } else {
             losses.push(tails)
         }
-        if let (Some(none), Some(best)) = (self.spikes.rule("none"), self.spikes.best()) {
-            let [slow, fast] = [none, best].map(|rule| rule.median_recovery.unwrap_or(f64::INFINITY));
-            if fast < slow {
-                wins.push(format!(
-                    "at spikes ({} to recover in {} steps instead of {})",
-                    best.name,
-                    number(fast),
-                    number(slow)
-                ));
-            } else {
-                losses.push("at spikes under Adam".into());
-            }
+        if let Some(none) = self.spikes.rules.iter().find(|rule| rule.name == "none") {
+            let (median, faster) = (|rule: &spikes::Rule| rule.median_recovery, self.spikes.faster_than(none));
+            let told = |rule: &&spikes::Rule| Some(format!("{} with {}", number(median(rule)?), rule.name));
+            let told: Vec<String> = self.spikes.clipped().filter_map(|rule| told(&rule)).collect();
+            let slow = number(median(none).unwrap_or(f64::NAN));
+            let text = format!("at spikes under Adam (steps to recover: {slow} without it, {})", told.join(", "));
+            if faster > 0 { wins.push(text) } else { losses.push(text) }
         }
-        if self.bias.worst() < 0.1 {
+        if self.bias.holds() {
             losses.push("under skewed noise, where it settles at 1 − c/9 beside the minimum whatever the step".into());
         }
         let list = |items: Vec<String>| items.join("; ");
         match (wins.is_empty(), losses.is_empty()) {
-            (false, false) => format!("It wins {}. It loses {}.", list(wins), list(losses)),
+            (false, false) => format!("It wins {}; it loses {}.", list(wins), list(losses)),
             (false, true) => format!("It wins {}.", list(wins)),
             (true, _) => format!("Not here: it loses {}.", list(losses)),
         }
@@ -201,9 +201,9 @@ impl Results {
             "cliff, largest |∇E|".into(),
             number(self.cliff.largest_gradient),
             format!(
-                "at w = {:.2}, b = {:.3}; median {}",
-                self.cliff.at.0,
-                self.cliff.at.1,
+                "at w = {}, b = {}; median {}",
+                fixed(self.cliff.at.0, 2),
+                fixed(self.cliff.at.1, 3),
                 number(self.cliff.median_gradient)
             ),
         );
@@ -216,11 +216,7 @@ impl Results {
             row(
                 format!("spikes, {}", rule.name),
                 number(rule.median_recovery.unwrap_or(f64::NAN)),
-                format!(
-                    "steps to recover; {} not by the next; last loss {}",
-                    percent(rule.lost),
-                    number(rule.last_loss)
-                ),
+                format!("steps to recover; {} not by the next; {} steps behind", percent(rule.lost), rule.behind),
             );
         }
         rows

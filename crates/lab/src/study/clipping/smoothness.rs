@@ -132,6 +132,7 @@ impl Smoothness {
                 number(s.descent as f64 / s.clipped as f64),
             ]
         };
+        let (near, far) = (self.starts[0], self.starts[self.starts.len() - 1]);
         let crossover = match self.crossover {
             Some(start) => format!("From x₀ = {} on the clipped method needs fewer steps.", number(start)),
             None => "The clipped method never needs fewer steps here.".into(),
@@ -141,8 +142,13 @@ impl Smoothness {
             text: format!(
                 "f = 2cosh x is (L0, L1)-smooth with L0 = 2, L1 = 1 (Zhang et al. 2020). Gradient descent has, for each start, the best \
                  of 40 constant steps (powers of √2); clipping has η = 1/(10·L0) and γ = min(1/η, 1/(10·η·L1)) for all of them, \
-                 untuned. {crossover} Descent's steps grow by about e for each unit of distance, the clipped method's by about 10. A \
-                 constant step that by luck jumps near the minimum can do with fewer, which the powers of √2 mostly leave out."
+                 untuned. {crossover} From x₀ = {} to {} the steps of descent grow by a factor of {} for each unit of distance, those of \
+                 the clipped method by {} steps. A constant step that by luck jumps near the minimum can do with fewer, which the powers of \
+                 √2 mostly leave out.",
+                number(near.start),
+                number(far.start),
+                number((far.descent as f64 / near.descent as f64).powf(1.0 / (far.start - near.start))),
+                number((far.clipped as f64 - near.clipped as f64) / (far.start - near.start)),
             ),
             figures: vec![plot.html()],
             table: (

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::report::plot::{Line, Plot, number, significant};
+use crate::report::plot::{Line, Plot, fixed, number, significant};
 use crate::study::{Part, Setting};
 
 const RADII: [f64; 7] = [0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5];
@@ -46,7 +46,7 @@ pub fn run(setting: &Setting<'_>) -> Result<Time> {
     let n = UNITS_OF_STATE;
     let matrix: Tensor<2> = random.normal([n, n], 0.0, (n as f64).powf(-0.5), device);
     let own = spectral_radius(&matrix)?;
-    let inputs: Vec<Tensor<2>> = (0..TIME).map(|_| random.normal([BATCH, n], 0.0, 0.3, device).autodiff()).collect();
+    let inputs: Vec<Tensor<2>> = (0..TIME).map(|_| random.normal([BATCH, n], 0.0, 0.1, device).autodiff()).collect();
     let direction: Tensor<2> = random.normal([BATCH, n], 0.0, ((BATCH * n) as f64).powf(-0.5), device).autodiff();
     let mut radii = Vec::new();
     for radius in RADII {
@@ -79,6 +79,22 @@ impl Time {
         self.radii.iter().map(|r| (r.linear_rate - r.radius.ln()).abs()).fold(0.0, f64::max)
     }
 
+    /// What tanh does to the rates, as far as the numbers say so.
+    fn with_tanh(&self) -> &'static str {
+        let (below, above): (Vec<&Radius>, Vec<&Radius>) =
+            self.radii.iter().filter(|r| r.verdict != "stable").partition(|r| r.verdict == "vanishing");
+        let vanishing = below.iter().all(|r| r.tanh_rate < 0.0);
+        let damped = above.iter().all(|r| r.tanh_rate < r.linear_rate);
+        match (vanishing, damped) {
+            (true, true) => {
+                "With tanh they vanish below ρ = 1 too, and above it grow by less than ln ρ: the more the states saturate, the more \
+                 they shrink what passes."
+            }
+            (true, false) => "With tanh they vanish below ρ = 1 too.",
+            _ => "With tanh the rates are others.",
+        }
+    }
+
     pub fn part(&self) -> Part {
         let plot = |title, norms: fn(&Radius) -> &Vec<f64>| {
             let lines = self.radii.iter().enumerate().map(|(at, radius)| {
@@ -100,7 +116,7 @@ impl Time {
                 number(r.radius),
                 number(r.norm),
                 r.verdict.clone(),
-                significant(r.radius.ln()),
+                fixed(r.radius.ln(), 3),
                 significant(r.linear_rate),
                 significant(r.tanh_rate),
                 significant(r.linear[0]),
@@ -112,11 +128,11 @@ impl Time {
             text: format!(
                 "A recurrent weight of {UNITS_OF_STATE} × {UNITS_OF_STATE} normal numbers, scaled to spectral radii ρ from {} to {}; the loss is \
                  a fixed direction of the last state, so the norm there is the same for all. Its rate of growth back in time, fitted over \
-                 the far half, is ln ρ in the linear recurrence to within {}: (W_hᵀ)^(t−i). With tanh, ρ < 1 still vanishes, and above 1 \
-                 the growth is less than ln ρ, for the more the states saturate the more they shrink what passes.",
+                 the far half, is ln ρ in the linear recurrence to within {}: (W_hᵀ)^(t−i). {}",
                 RADII[0],
                 RADII[RADII.len() - 1],
                 number(self.worst_rate()),
+                self.with_tanh(),
             ),
             figures: vec![
                 plot("Linear recurrence", |radius| &radius.linear),
