@@ -236,7 +236,9 @@ impl Axis {
         let first_above = candidates.iter().position(|value| value.log10() >= high - 1e-9 && value.log10() > low);
         let shown = &candidates[last_below..=first_above.unwrap_or(candidates.len() - 1)];
         let every = shown.len().div_ceil(8);
-        let ticks = shown.iter().step_by(every).map(|&value| (value, number(value))).collect();
+        // Short, for the room beside the axis is small.
+        let label = |value: f64| if value >= 1e4 { format!("{value:e}") } else { number(value) };
+        let ticks = shown.iter().step_by(every).map(|&value| (value, label(value))).collect();
         let (low, high) = (shown[0].log10(), shown[shown.len() - 1].log10());
         Self { low, high, from, to, logarithmic: true, ticks }
     }
@@ -334,6 +336,7 @@ mod tests {
         assert_eq!(labels(&Axis::logarithmic((0.003, 2.3), 0.0, 1.0)), ["0.001", "0.01", "0.1", "1", "10"]);
         assert_eq!(labels(&Axis::logarithmic((0.3, 2.3), 0.0, 1.0)), ["0.2", "0.5", "1", "2", "5"]);
         assert_eq!(labels(&Axis::logarithmic((1.0, 1.0), 0.0, 1.0)), ["1", "2"]);
+        assert_eq!(labels(&Axis::logarithmic((900.0, 90_000.0), 0.0, 1.0)), ["100", "1000", "1e4", "1e5"]);
         assert!(labels(&Axis::logarithmic((1e-30, 1e30), 0.0, 1.0)).len() <= 8);
     }
 

@@ -60,7 +60,7 @@ const RULES: [(&str, Make); 9] = [
     ("AutoClip 10 %", |_| Ok(Chain::new().then(AutoClip::new(10.0)?))),
     ("ZClip", |_| Ok(Chain::new().then(ZClip::default()))),
     ("AdaGC", |_| Ok(Chain::new().then(AdaGc::default()))),
-    ("SPAM", |_| Ok(Chain::new().then(Spam::new(5000.0, 0.999, 0)?))),
+    ("SPAM, no reset", |_| Ok(Chain::new().then(Spam::new(5000.0, 0.999, 0)?))),
 ];
 /// Of the rules: without one, and with the lecture's.
 const NONE: usize = 0;
