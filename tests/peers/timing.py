@@ -28,14 +28,21 @@ def threads():
 
 def median_ms(run):
     """The median time of `run()` in milliseconds: at least RUNS runs, and SECONDS of them."""
-    for _ in range(WARM_UP_RUNS):
-        run()
-    times = []
-    while len(times) < RUNS or sum(times) < SECONDS:
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
+    return medians_ms({"run": run})["run"]
+
+
+def medians_ms(runs):
+    """The same for several functions by name, in turn, so that a slow moment of the machine falls on all alike."""
+    for run in runs.values():
+        for _ in range(WARM_UP_RUNS):
+            run()
+    times = {name: [] for name in runs}
+    while any(len(t) < RUNS or sum(t) < SECONDS for t in times.values()):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return {name: 1e3 * statistics.median(t) for name, t in times.items()}
 
 
 def report(**result):

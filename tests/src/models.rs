@@ -57,11 +57,16 @@ impl Cnn {
         }
     }
 
+    /// Logits `[batch, 10]`.
+    pub fn logits(&self, x: Tensor<4>) -> Tensor<2> {
+        let h = self.pool.forward(relu(self.first.forward(x)));
+        let h = self.pool.forward(relu(self.second.forward(h)));
+        self.head.forward(h.flatten(1, 3))
+    }
+
     /// Mean cross-entropy.
     pub fn loss(&self, (x, y): &(Tensor<4>, Tensor<1, Int>)) -> Tensor<1> {
-        let h = self.pool.forward(relu(self.first.forward(x.clone())));
-        let h = self.pool.forward(relu(self.second.forward(h)));
-        cross_entropy(self.head.forward(h.flatten(1, 3)), y.clone())
+        cross_entropy(self.logits(x.clone()), y.clone())
     }
 }
 
@@ -82,10 +87,15 @@ impl Transformer {
         }
     }
 
+    /// Logits `[batch, 10]`.
+    pub fn logits(&self, x: Tensor<3>) -> Tensor<2> {
+        let h = self.block.forward(TransformerEncoderInput::new(x));
+        self.head.forward(h.mean_dim(1).squeeze_dim::<2>(1))
+    }
+
     /// Mean cross-entropy.
     pub fn loss(&self, (x, y): &(Tensor<3>, Tensor<1, Int>)) -> Tensor<1> {
-        let h = self.block.forward(TransformerEncoderInput::new(x.clone()));
-        cross_entropy(self.head.forward(h.mean_dim(1).squeeze_dim::<2>(1)), y.clone())
+        cross_entropy(self.logits(x.clone()), y.clone())
     }
 }
 

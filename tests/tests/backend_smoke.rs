@@ -1,6 +1,6 @@
 //! Small shapes on whichever device `BURN_DEVICE` selects (the first compiled-in backend if it is unset): the vector
-//! space, reductions, programs of a perceptron and a convolution, and seeded numbers, each against numbers computed on
-//! the host or by Burn's own backward pass, in `f32`.
+//! space, reductions, clipping, programs of a perceptron and a convolution, and seeded numbers, each against numbers
+//! computed on the host or by Burn's own backward pass, in `f32`.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,9 @@ use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Dropout, DropoutConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::optim::{AdamWConfig, SgdConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use clipping::{
+    AdaptiveGradientClip, ClipByGlobalNorm, ClipByTensorNorm, ClipByValue, NonFinite, NonFinitePolicy, UnitAxes,
+};
 use core_tensor::transform::{Chain, Context, GradientTransform, Masked, Outcome, State, Update};
 use core_tensor::{Program, Scalar, Tree, central_difference};
 use crucible_tests::draw::Draw;
@@ -118,6 +121,105 @@ fn norms_survive_the_edges_of_the_range() {
         let norm = tree.norm().value();
         assert!((norm / (5.0 * scale) - 1.0).abs() < 1e-5, "{scale:e}: {norm:e}");
     }
+}
+
+/// What a rule makes of a gradient.
+fn clipped(mut rule: impl GradientTransform, grads: &Tree, context: &Context<'_>) -> Vec<f64> {
+    match rule.apply(grads.clone(), context).unwrap() {
+        Update::Apply(clipped) => {
+            grads.same_structure(&clipped).unwrap();
+            numbers(&clipped)
+        }
+        Update::Skip { why } => panic!("{why}"),
+    }
+}
+
+#[test]
+fn norms_are_clipped_as_on_the_host() {
+    let (x, hx) = leaves(21);
+    let context = Context::new(0);
+    for order in [1.0, 2.0, 3.0, f64::INFINITY] {
+        let norm = match order {
+            f64::INFINITY => hx.iter().fold(0.0f64, |m, x| m.max(x.abs())),
+            p => hx.iter().map(|x| x.abs().powf(p)).sum::<f64>().powf(1.0 / p),
+        };
+        for share in [0.25, 4.0] {
+            let rule = ClipByGlobalNorm::new(share * norm).unwrap().with_p(order).unwrap().exact();
+            let want: Vec<f64> = hx.iter().map(|x| x * share.min(1.0)).collect();
+            assert_close("global norm", &clipped(rule.clone(), &x, &context), &want, 1e-5);
+            let clip = rule.measure(&x).unwrap();
+            // Nothing was read: what the host does not know it has not waited for.
+            assert_eq!(clip.coefficient.known().is_some(), x.norm().known().is_some());
+            assert!((clip.norm.value() / norm - 1.0).abs() < 1e-5 && clip.clipped() == (share < 1.0));
+            let step = x.clone().axpy_by(&clip.fold(-0.5), &x).unwrap();
+            let want: Vec<f64> = hx.iter().map(|x| x * (1.0 - 0.5 * share.min(1.0))).collect();
+            assert_close("folded", &numbers(&step), &want, 1e-5);
+        }
+    }
+    let torch = clipped(ClipByGlobalNorm::new(1e-6).unwrap(), &x.clone().scale(1e-6), &context);
+    let norm = 1e-6 * hx.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let want: Vec<f64> = hx.iter().map(|x| 1e-6 * x * 1e-6 / (norm + 1e-6)).collect();
+    assert_close("PyTorch's epsilon", &torch, &want, 1e-5);
+    for edge in [0.0, f64::INFINITY] {
+        let want: Vec<f64> = hx.iter().map(|x| if edge == 0.0 { 0.0 } else { *x }).collect();
+        assert_eq!(clipped(ClipByGlobalNorm::new(edge).unwrap(), &x, &context), want);
+    }
+    let each = clipped(ClipByTensorNorm::new(2.0).unwrap(), &x, &context);
+    let mut want = Vec::new();
+    for leaf in [0..7, 7..22, 22..46, 46..58] {
+        let norm = hx[leaf.clone()].iter().map(|x| x * x).sum::<f64>().sqrt();
+        want.extend(hx[leaf].iter().map(|x| x * (2.0 / norm).min(1.0)));
+    }
+    assert_close("norm of each tensor", &each, &want, 1e-5);
+}
+
+#[test]
+fn values_are_clipped_and_repaired_as_on_the_host() {
+    let context = Context::new(0);
+    let (x, hx) = leaves(22);
+    let want: Vec<f64> = hx.iter().map(|x| x.clamp(-0.5, 0.5)).collect();
+    assert_eq!(clipped(ClipByValue::new(0.5).unwrap(), &x, &context), want);
+    let values = vec![1.0, f32::INFINITY, -3.0, f32::NEG_INFINITY, 0.25, f32::NAN];
+    let broken = Tensor::<2>::from_data(TensorData::new(values, [2, 3]), &device());
+    let broken = Tree::empty().push("broken", broken).unwrap();
+    let bounded = clipped(ClipByValue::new(2.0).unwrap(), &broken, &context);
+    assert!(bounded[..5] == [1.0, 2.0, -2.0, -2.0, 0.25] && bounded[5].is_nan(), "{bounded:?}");
+    let mut zero = NonFinite::new(NonFinitePolicy::Zero);
+    for (grads, total) in [(&broken, 1.0), (&x, 1.0), (&broken, 2.0)] {
+        let Update::Apply(repaired) = zero.apply(grads.clone(), &context).unwrap() else { panic!("applied") };
+        let want: Vec<f64> = numbers(grads).into_iter().map(|x| if x.is_finite() { x } else { 0.0 }).collect();
+        assert_eq!(numbers(&repaired), want);
+        assert_eq!(zero.total(), total);
+    }
+}
+
+#[test]
+fn units_are_clipped_as_on_the_host() {
+    let ((g, hg), (w, hw)) = (leaves(23), leaves(24));
+    let axes = [("vector", 0), ("matrix", 1), ("filters", 0), ("cube", 2)];
+    let units = axes.iter().fold(UnitAxes::default(), |units, (path, axis)| units.with(*path, *axis));
+    let (lambda, epsilon) = (0.4, 0.5);
+    let rule = AdaptiveGradientClip::new(lambda, units).unwrap().with_epsilon(epsilon).unwrap();
+    let got = clipped(rule, &g, &Context::new(0).with_params(&w));
+    let (mut want, mut start, mut shortened) = (hg.clone(), 0, 0);
+    for ((path, axis), (_, data)) in axes.into_iter().zip(g.to_data()) {
+        let shape = data.shape().to_vec();
+        let (units, inner) = (shape[axis], shape[axis + 1..].iter().product::<usize>());
+        let all = start..start + shape.iter().product::<usize>();
+        for unit in 0..units {
+            let members: Vec<usize> = all.clone().filter(|i| (i - start) / inner % units == unit).collect();
+            let norm = |x: &[f64]| members.iter().map(|i| x[*i] * x[*i]).sum::<f64>().sqrt();
+            let (largest, norm) = (lambda * norm(&hw).max(epsilon), norm(&hg));
+            if norm > largest {
+                members.iter().for_each(|i| want[*i] *= largest / norm);
+                shortened += 1;
+            }
+        }
+        assert!(all.end <= want.len(), "{path}");
+        start = all.end;
+    }
+    assert!(shortened > 5 && want.iter().zip(&hg).any(|(a, b)| a == b), "both kinds of unit: {shortened}");
+    assert_close("adaptive", &got, &want, 1e-5);
 }
 
 #[derive(Module, Debug)]

@@ -1,4 +1,4 @@
-//! `bench`: the bench program, on request against JAX and PyTorch in the same run.
+//! `bench`: the bench program, on request against JAX, PyTorch, optax and Opacus in the same run.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -10,7 +10,10 @@ use crate::files;
 use crate::process::{build_program, root, run as execute, stream, succeeds, target_dir};
 
 /// The peers' measurements, in the order they run.
-const PEER_SCRIPTS: [&str; 2] = ["tests/peers/hvp.py", "tests/peers/tree.py"];
+const PEER_SCRIPTS: [&str; 4] =
+    ["tests/peers/hvp.py", "tests/peers/tree.py", "tests/peers/clipping.py", "tests/peers/dp.py"];
+/// What they need, as `tests/peers/requirements.txt` pins it.
+const IMPORTS: &str = "import jax, opacus, optax, torch";
 
 /// Runs the bench program with `rest`; with `peers`, first theirs, whose results it is given as `--peers-file`.
 pub fn run(peers: bool, threads: u16, rest: &[String]) -> Result<ExitCode> {
@@ -45,11 +48,11 @@ fn measure_peers(threads: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// The Python of a virtual environment with JAX and PyTorch, made on first use.
+/// The Python of a virtual environment with the peers, made on first use.
 fn environment(folder: &Path) -> Result<PathBuf> {
     let python = folder.join(if cfg!(windows) { "venv/Scripts/python.exe" } else { "venv/bin/python" });
     let program = python.to_string_lossy().into_owned();
-    if succeeds(&program, &["-c", "import jax, torch"]) {
+    if succeeds(&program, &["-c", IMPORTS]) {
         return Ok(python);
     }
     let system = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_string());
@@ -61,7 +64,7 @@ fn environment(folder: &Path) -> Result<PathBuf> {
         .into());
     }
     eprintln!(
-        "Installing JAX and PyTorch in {}, once: on Linux a download of about 2.8 GB and 6 GB of disk, because \
+        "Installing JAX, PyTorch, optax and Opacus in {}, once: on Linux a download of about 2.8 GB and 6 GB of disk, because \
          PyPI's PyTorch comes with its GPU libraries (pip's own settings can name an index with the CPU-only one).",
         folder.display()
     );
@@ -71,11 +74,11 @@ fn environment(folder: &Path) -> Result<PathBuf> {
     let mut pip = Command::new(&python);
     pip.args(["-m", "pip", "install", "--disable-pip-version-check", "-q", "-r"]).arg(requirements);
     if !made.success() || !execute(&mut pip)?.success() {
-        bail!("cannot install JAX and PyTorch in {}", venv.display());
+        bail!("cannot install the peers in {}", venv.display());
     }
-    let status = execute(Command::new(&python).args(["-c", "import jax, torch"])).context("the new environment")?;
+    let status = execute(Command::new(&python).args(["-c", IMPORTS])).context("the new environment")?;
     if !status.success() {
-        bail!("the environment in {} was made, but JAX and PyTorch do not start in it", venv.display());
+        bail!("the environment in {} was made, but the peers do not start in it", venv.display());
     }
     Ok(python)
 }

@@ -56,7 +56,8 @@ enum Command {
     },
     /// Measures speed and memory, as ratios of one run
     Bench {
-        /// Measure JAX and PyTorch too, in a virtual environment that the first such run makes (a download of some GB)
+        /// Measure JAX, PyTorch, optax and Opacus too, in a virtual environment that the first such run makes (a download of
+        /// some GB)
         #[arg(long)]
         peers: bool,
         /// Threads that every side may use

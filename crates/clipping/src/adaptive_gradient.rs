@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use core_tensor::transform::{Context, GradientTransform, Update};
 use core_tensor::{Error, Result, Tree};
 
-use crate::limit::{limit, positive};
+use crate::limit::{limit, not_negative};
 
 /// Adaptive gradient clipping: a unit's gradient may be at most `λ` times the size of its weights.
 ///
@@ -18,7 +18,7 @@ use crate::limit::{limit, positive};
 /// recognition without normalization" (NFNets), ICML 2021, equation 3, with `λ` from 0.01 (large batches) to 0.16 and
 /// `ε = 10⁻³`; the paper leaves the last linear layer out ([`Masked`](core_tensor::transform::Masked)).
 ///
-/// Needs the parameters in the context. Cost: about six passes. No host synchronisation.
+/// Needs the parameters in the context. Cost: about eighteen passes, as tensor operations. No host synchronisation.
 ///
 /// ```
 /// use burn::nn::LinearConfig;
@@ -110,9 +110,9 @@ impl AdaptiveGradientClip {
     /// Another size that stands for weights near zero.
     ///
     /// # Errors
-    /// [`Error::Parameter`] unless it is above zero and finite.
+    /// [`Error::Parameter`] if it is negative, infinite or NaN.
     pub fn with_epsilon(self, epsilon: f64) -> Result<Self> {
-        Ok(Self { epsilon: positive("epsilon", epsilon)?, ..self })
+        Ok(Self { epsilon: not_negative("epsilon", epsilon)?, ..self })
     }
 
     /// The gradient clipped relative to `params`, which has its leaves and may have more.
@@ -143,24 +143,24 @@ impl AdaptiveGradientClip {
     fn unit_wise(&self, g: Tensor<1>, w: Tensor<1>, unit: [usize; 3]) -> Tensor<1> {
         let (shape, dtype) = (g.dims(), g.dtype());
         let [g, w] = [g, w].map(|x| crate::elementwise::wide_tensor(x).reshape(unit));
-        let w = w.cast(g.dtype());
-        let largest = unit_norms(w).clamp_min(self.epsilon).mul_scalar(self.lambda);
-        let norms = unit_norms(g.clone());
-        let too_long = norms.clone().greater(largest.clone());
-        let factor = largest.div(norms.clamp_min(1e-6));
+        let (size, size_scale) = unit_norms(w.cast(g.dtype()));
+        let (norm, scale) = unit_norms(g.clone());
+        // Everything in units of the largest element, for the norm itself may be out of range.
+        let largest = size.mul(size_scale).clamp_min(self.epsilon).mul_scalar(self.lambda).div(scale.clone());
+        let too_long = norm.clone().greater(largest.clone());
+        let factor = largest.div(norm.max_pair(scale.recip().mul_scalar(1e-6)));
         let factor = factor.ones_like().mask_where(too_long, factor);
         g.mul(factor).reshape(shape).cast(dtype)
     }
 }
 
-/// Norms over the first and the last axis, scaled so that squares stay in range.
-fn unit_norms(x: Tensor<3>) -> Tensor<3> {
+/// Norms over the first and the last axis in units of a scale, so that squares stay in range, and the scale.
+fn unit_norms(x: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
     let largest = x.clone().abs().max_dim(0).max_dim(2);
-    let scale = largest.clone().mask_fill(largest.clone().equal_elem(0.0), 1.0);
-    // An infinite element: the norm is infinite, not NaN.
-    let infinite = largest.clone().is_inf();
-    let norms = x.div(scale.clone()).square().sum_dim(0).sum_dim(2).sqrt().mul(scale);
-    norms.mask_fill(infinite, f64::INFINITY)
+    // An infinite element makes the norm infinite, a NaN makes it NaN.
+    let unusable = largest.clone().equal_elem(0.0).bool_or(largest.clone().is_inf());
+    let scale = largest.mask_fill(unusable, 1.0);
+    (x.div(scale.clone()).square().sum_dim(0).sum_dim(2).sqrt(), scale)
 }
 
 impl GradientTransform for AdaptiveGradientClip {
@@ -238,5 +238,37 @@ mod tests {
         let mut transform = clip;
         let error = transform.apply(g, &Context::new(0)).unwrap_err().to_string();
         assert!(error.contains("parameters"), "{error}");
+    }
+
+    #[test]
+    fn units_may_lie_anywhere_in_the_range() {
+        let device = Device::flex();
+        let clip = |w: Vec<f32>, g: Vec<f32>| -> Vec<f32> {
+            // Rows of three.
+            let tree = |x: Vec<f32>| {
+                let data = burn::tensor::TensorData::new(x, [3]);
+                Tree::empty().push("w", Tensor::<1>::from_data(data, &device).reshape([1, 3])).unwrap()
+            };
+            let clip = AdaptiveGradientClip::new(0.5, UnitAxes::default()).unwrap().with_epsilon(0.0).unwrap();
+            clip.clip(tree(g), &tree(w)).unwrap().get::<2>("w").unwrap().try_into_vec_as().unwrap()
+        };
+        let close = |got: Vec<f32>, want: [f32; 3]| {
+            assert!(got.iter().zip(want).all(|(a, b)| (a - b).abs() <= 2e-6 * b.abs()), "{got:?} {want:?}");
+        };
+        // A norm above the largest f32.
+        close(clip(vec![3.0, 0.0, 4.0], vec![3e38, 0.0, -3e38]), [1.767_767, 0.0, -1.767_767]);
+        close(clip(vec![3e37, 0.0, 4e37], vec![3e38, 0.0, 0.0]), [2.5e37, 0.0, 0.0]);
+        // Small gradients of small weights: the norm counts as 10⁻⁶.
+        close(clip(vec![1e-8, 0.0, 0.0], vec![3e-8, 0.0, 4e-8]), [1.5e-10, 0.0, 2e-10]);
+        close(clip(vec![1.0, 0.0, 0.0], vec![1e-40, 0.0, 0.0]), [1e-40, 0.0, 0.0]);
+        // Without weights nothing is left, and with ε = 0 and no gradient nothing becomes NaN.
+        close(clip(vec![0.0; 3], vec![1.0, 2.0, 3.0]), [0.0; 3]);
+        close(clip(vec![0.0; 3], vec![0.0; 3]), [0.0; 3]);
+        // A NaN is not a norm above a limit, with or without an infinity beside it.
+        let broken = clip(vec![1.0; 3], vec![f32::NAN, f32::INFINITY, 7.0]);
+        assert!(broken[0].is_nan() && broken[1] == f32::INFINITY && broken[2] == 7.0, "{broken:?}");
+        let infinite = clip(vec![1.0; 3], vec![1.0, f32::INFINITY, 7.0]);
+        assert!(infinite[0] == 0.0 && infinite[1].is_nan() && infinite[2] == 0.0, "{infinite:?}");
+        assert!(AdaptiveGradientClip::new(0.1, UnitAxes::default()).unwrap().with_epsilon(-1.0).is_err());
     }
 }

@@ -91,8 +91,8 @@ fn leaves_may_be_split_and_permuted() {
         let n = flat.dims()[0];
         let cut = n / 3;
         let halves = Tree::empty()
-            .push("a", flat.clone().narrow(0, 0, cut))
-            .and_then(|tree| tree.push("b", flat.narrow(0, cut, n - cut)))
+            .push("a", flat.clone().slice_dim(0, 0..cut))
+            .and_then(|tree| tree.push("b", flat.slice_dim(0, cut..n)))
             .unwrap();
         let halves = clip(&halves, limit);
         let joined = Tensor::cat(vec![halves.get::<1>("a").unwrap(), halves.get::<1>("b").unwrap()], 0);
@@ -115,7 +115,7 @@ fn the_norm_does_not_depend_on_how_half_precision_is_grouped() {
     let x = Tensor::<1>::ones([4096], &device).mul_scalar(0.37).cast(FloatDType::BF16);
     let one = Tree::empty().push("x", x.clone()).unwrap();
     let leaves = (0..64).map(|i| {
-        let part = x.clone().narrow(0, i * 64, 64);
+        let part = x.clone().slice_dim(0, i * 64..(i + 1) * 64);
         (LeafName::new(format!("x{i}")), part.into_dispatch())
     });
     let many = Tree::from_leaves(leaves).unwrap();

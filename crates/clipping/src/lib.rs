@@ -29,8 +29,10 @@
 //! | the optimizer's update | [`StableAdamW`], [`ClipByBlockRms`] |
 //! | a method of its own | [`ClippedSstm`] |
 //! | what is not finite | [`NonFinite`] |
+//! | every sample | [`per_sample`], [`DpSgd`] |
 //!
-//! Noisy clipped gradients spend privacy: [`accountant`]. Whether a recurrent network needs clipping: [`recurrent`].
+//! Noisy clipped gradients spend privacy: [`accountant`], [`PoissonSampler`], [`GaussianNoise`]. Whether a recurrent network
+//! needs clipping: [`recurrent`].
 //!
 //! Limits: 0 makes the gradient zero, infinity changes nothing, negative or NaN is an
 //! [`Error::Parameter`](core_tensor::Error::Parameter). A zero gradient stays zero, the empty tree stays empty.
@@ -39,6 +41,7 @@
 #![warn(missing_docs)]
 
 pub mod accountant;
+pub mod per_sample;
 pub mod recurrent;
 
 mod acclip;
@@ -47,11 +50,14 @@ mod adaptive_gradient;
 mod auto_clip;
 mod block_rms;
 mod clipped_sstm;
+mod dp_sgd;
 mod elementwise;
+mod gaussian_noise;
 mod global_norm;
 mod limit;
 mod non_finite;
 mod normalise;
+mod poisson;
 mod quantile;
 mod report;
 mod spam;
@@ -62,6 +68,8 @@ mod zclip;
 
 #[cfg(test)]
 mod laws;
+#[cfg(test)]
+mod no_reads;
 
 pub use acclip::AcClip;
 pub use adagc::AdaGc;
@@ -69,9 +77,12 @@ pub use adaptive_gradient::{AdaptiveGradientClip, UnitAxes};
 pub use auto_clip::AutoClip;
 pub use block_rms::ClipByBlockRms;
 pub use clipped_sstm::ClippedSstm;
+pub use dp_sgd::{DpSgd, PrivateStep};
+pub use gaussian_noise::GaussianNoise;
 pub use global_norm::{ClipByGlobalNorm, clip_by_global_norm, clip_grad_norm};
 pub use non_finite::{NonFinite, NonFiniteGradient, NonFinitePolicy, non_finite_leaves};
 pub use normalise::NormaliseGradient;
+pub use poisson::PoissonSampler;
 pub use quantile::QuantileClip;
 pub use report::{Clip, Epsilon, Reports, combine_norms};
 pub use spam::{Spam, StableSpam};

@@ -4,8 +4,10 @@
 //! `{"shape", "data"}` with row-major numbers, where `"nan"`, `"inf"` and `"-inf"` stand for the numbers JSON
 //! lacks. [`OPERATIONS`] says which operations are known; a crate that brings a new one adds a line there.
 
+pub mod clipping;
 pub mod hvp;
 pub mod json;
+pub mod leaves;
 pub mod model;
 pub mod tolerance;
 
@@ -19,7 +21,15 @@ use tolerance::Tolerance;
 pub type Operation = fn(&mut Case<'_>) -> Result<(), Trouble>;
 
 /// Every operation that this build can run, by the `op` of the file.
-pub const OPERATIONS: &[(&str, Operation)] = &[("hvp", hvp::run)];
+pub const OPERATIONS: &[(&str, Operation)] = &[
+    ("adaptive_gradient_clip", clipping::adaptive_gradient_clip),
+    ("autoclip_trace", clipping::autoclip_trace),
+    ("clip_by_global_norm", clipping::clip_by_global_norm),
+    ("clip_by_value", clipping::clip_by_value),
+    ("dp_epsilon", clipping::dp_epsilon),
+    ("hvp", hvp::run),
+    ("zclip_trace", clipping::zclip_trace),
+];
 
 /// Why a case gave no result, or a wrong one.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -49,6 +49,17 @@ pub enum ProgramError {
         /// Where it stands: the parameters whose values it reads, directly or through other operations.
         path: String,
     },
+    /// Samples of a batch that influence each other, or are not known not to.
+    #[error(
+        "operation `{operation}` ({path}) mixes the samples of a batch, or has no rule that keeps them apart; the result must be \
+         one loss a sample; `jacobian` gives the samples' gradients without such rules, one backward pass each"
+    )]
+    SamplesMixed {
+        /// The operation, as in `NumericFloat(MeanDim)`.
+        operation: String,
+        /// Where it stands: the parameters whose values it reads, directly or through other operations.
+        path: String,
+    },
     /// A backend's kernel panicked while the program ran.
     #[error("a kernel panicked while the program ran: {message}")]
     Execution {

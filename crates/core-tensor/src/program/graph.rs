@@ -26,6 +26,8 @@ pub(crate) enum Source {
     Cotangent,
     /// Tangent of leaf `n` of the point.
     Direction(usize),
+    /// Weights of the samples in the gradient of present leaf `n`; past the last leaf, which samples to keep.
+    Weight(usize),
     /// A value fixed at recording.
     Constant(TensorData),
     /// A random tensor, drawn once per seed and replayed.

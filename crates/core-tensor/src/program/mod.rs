@@ -10,6 +10,7 @@
 //! | [`Program::jvp`] | `f`, `∇f`, `∇²f·v` (and `⟨∇f, v⟩`) in one pass | 2 to 2.5 |
 //! | [`Program::linearize`] then [`Linearized::hvp`] | many `∇²f·v` at one point | 1 + 1.3 each |
 //! | [`Program::vjp`], [`Program::jacobian`] | `cᵢᵀJ` for many `cᵢ` from one forward pass | 1/3 + 2/3 each |
+//! | [`Program::per_sample`] | `‖∇fᵢ(x)‖` of every sample, then `Σ wᵢ∇fᵢ(x)` | 1 to 1.5 |
 //!
 //! The Hessian-vector product is forward over reverse: the tangent of the recorded gradient (Pearlmutter, "Fast exact
 //! multiplication by the Hessian", 1994; Griewank & Walther, "Evaluating Derivatives", 2008, ch. 5). It is exact up to
@@ -35,7 +36,9 @@ mod error;
 mod execute;
 mod graph;
 mod operations;
+mod per_sample;
 mod record;
+mod samples;
 mod simplify;
 mod stage;
 mod tangent;
@@ -147,6 +150,8 @@ enum Kind {
     Linear,
     /// Value first, pullbacks later.
     Pullback,
+    /// Values and norms of each sample's gradient first, weighted sums of them later.
+    PerSample,
 }
 
 /// A recording rewritten for one kind of question and scheduled.
@@ -156,6 +161,8 @@ struct Plan {
     present: Vec<usize>,
     first: Schedule,
     second: Option<Schedule>,
+    /// The second stage with samples left out that are not finite.
+    guarded: Option<Schedule>,
     /// Where the tangent of each present gradient is among the last stage's outputs.
     /// `None` is exactly zero: the gradient of a linear function does not move.
     tangents: Vec<Option<usize>>,
@@ -339,6 +346,58 @@ impl<B: Batch> Program<B> {
         Ok((pullback.value.clone(), rows.collect::<Result<_>>()?))
     }
 
+    /// Losses of the samples of a batch and the norms of their gradients, ready for weighted sums of those gradients.
+    ///
+    /// The function gives one loss a sample, shape `[samples]`; tensors of the batch whose first axis has that length are taken
+    /// to hold a sample in each row. No gradient of a single sample is stored except where it is small (biases, scales, and
+    /// weights that are used at many positions): see the module's source for the methods. There is one forward and one backward
+    /// pass, whatever the number of samples.
+    ///
+    /// That samples do not influence each other is proven operation by operation at the first call; batch normalisation in
+    /// training mode is refused, for example.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::{Device, Distribution, Tensor}};
+    /// use core_tensor::{Program, Tree};
+    /// # fn main() -> core_tensor::Result<()> {
+    /// let device = Device::default();
+    /// let model = LinearConfig::new(3, 2).init(&device);
+    /// let x = Tensor::<2>::random([8, 3], Distribution::Default, &device);
+    /// let program = Program::record_first_order(&model, &x, |model, x: &Tensor<2>| {
+    ///     model.forward(x.clone()).square().sum_dim(1).squeeze_dim::<1>(1)
+    /// })?;
+    /// let samples = program.per_sample(&Tree::from_module(&model), &x)?;
+    /// // Every sample with at most a norm of one.
+    /// let weights = samples.norms().clamp_min(1.0).recip();
+    /// let clipped = samples.weighted_sum(&weights)?;
+    /// assert!(clipped.norm().value() <= 8.0);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Program::value`]; [`ProgramError::SamplesMixed`] where samples are not proven apart, or a parameter is used in a
+    /// way that has no rule.
+    pub fn per_sample(&self, point: &Tree, batch: &B) -> Result<PerSample> {
+        let run = self.prepare(Kind::PerSample, point, batch)?;
+        let names = self.present_names(&run.plan);
+        let leaves = names.len();
+        if run.plan.outputs == 0 {
+            let none = || Tensor::<1>::zeros([0], &run.device);
+            let (values, squared_norms) = (none(), (0..leaves).map(|_| none()).collect());
+            let zeros = run.plan.present.iter().map(|leaf| {
+                let leaf = point.leaf(*leaf).1;
+                Dispatch::float_zeros(leaf.shape(), &leaf.device(), leaf.dtype().into())
+            });
+            let kept = zeros.collect();
+            return Ok(PerSample { values, squared_norms, names, kept, plan: run.plan, device: run.device });
+        }
+        let mut out = self.start(&run, None)?;
+        let kept = out.split_off(1 + leaves);
+        let mut out = out.into_iter().map(Tensor::from_dispatch);
+        let values = out.next().expect("the values are the first output");
+        Ok(PerSample { values, squared_norms: out.collect(), names, kept, plan: run.plan, device: run.device })
+    }
+
     /// Draws the random tensors of the recorded function (dropout masks, noise) anew from `seed`.
     ///
     /// Until then every call sees the same ones. A new program has seed 0. The draw is the same on every backend.
@@ -454,7 +513,10 @@ impl<B: Batch> Program<B> {
     }
 
     fn plan(&self, kind: Kind, key: &Key, device: &Device, batch: &B) -> Result<Plan> {
-        let want = if kind == Kind::Pullback { Want::Pullback } else { Want::Gradient };
+        let want = match kind {
+            Kind::Pullback | Kind::PerSample => Want::Pullback,
+            _ => Want::Gradient,
+        };
         let recording = self.recording(want, key, device, batch)?;
         let graph = &recording.graph;
         let mut plan = Plan {
@@ -462,6 +524,7 @@ impl<B: Batch> Program<B> {
             present: recording.present.clone(),
             first: Schedule::new(Graph::default()),
             second: None,
+            guarded: None,
             tangents: Vec::new(),
         };
         match kind {
@@ -495,6 +558,30 @@ impl<B: Batch> Program<B> {
                 plan.first = Schedule::new(first);
                 plan.second = Some(Schedule::new(second));
             }
+            // Nothing to compute without samples.
+            Kind::PerSample if recording.outputs == 0 => {}
+            Kind::PerSample => {
+                let leaves = plan.present.len();
+                let rewritten = per_sample::per_sample(graph, recording.outputs).map_err(|refused| {
+                    let path = match refused.leaf {
+                        Some(leaf) => format!("of parameter `{}`", self.path(plan.present[leaf])),
+                        None => record::module_path(graph, &refused.reads, &|leaf| self.path(leaf)),
+                    };
+                    Error::Program(ProgramError::SamplesMixed { operation: refused.operation, path })
+                })?;
+                let mut graph = simplify::simplify(rewritten);
+                let late = graph.outputs.split_off(1 + leaves);
+                let early = std::mem::take(&mut graph.outputs);
+                let (first, mut second) = stage::split(&graph, |s| matches!(s, Source::Weight(_)), early, late);
+                let mut guarded = second.clone();
+                guarded.outputs.drain(..leaves);
+                second.outputs.truncate(leaves);
+                plan.first = Schedule::new(first);
+                for (slot, mut graph) in [(&mut plan.second, second), (&mut plan.guarded, guarded)] {
+                    simplify::drop_dead(&mut graph);
+                    *slot = Some(Schedule::new(graph));
+                }
+            }
         }
         Ok(plan)
     }
@@ -525,7 +612,7 @@ impl<B: Batch> Program<B> {
             Source::Buffer(tensor) => self.buffers[*tensor].clone(),
             Source::Constant(data) => self.fixed(run, entry, |_| upload(data.clone(), entry, &run.device)),
             Source::Noise(distribution) => self.fixed(run, entry, |seed| draw(*distribution, seed, entry, &run.device)),
-            Source::Kept(_) | Source::Cotangent => unreachable!("belongs to the second stage"),
+            Source::Kept(_) | Source::Cotangent | Source::Weight(_) => unreachable!("belongs to the second stage"),
         });
         Ok(run.plan.first.run(entries.collect(), run.device.as_dispatch())?)
     }
@@ -625,6 +712,97 @@ impl Pullback {
             Source::Cotangent => cotangent.clone().inner().into_dispatch(),
             Source::Kept(value) => self.kept[value].clone(),
             _ => unreachable!("the second stage reads the cotangent and kept values"),
+        });
+        let out = schedule.run(entries.collect(), self.device.as_dispatch())?;
+        Ok(Tree::from_parts(self.names.clone(), out))
+    }
+}
+
+/// What the samples of a batch say one by one, without their gradients. Made by [`Program::per_sample`].
+pub struct PerSample {
+    /// `fᵢ(x)`, shape `[samples]`.
+    pub values: Tensor<1>,
+    squared_norms: Vec<Tensor<1>>,
+    names: Arc<Vec<LeafName>>,
+    kept: Vec<DispatchTensor>,
+    plan: Arc<Plan>,
+    device: Device,
+}
+
+impl PerSample {
+    /// Number of samples.
+    pub fn samples(&self) -> usize {
+        self.plan.outputs
+    }
+
+    /// The leaves that the values depend on: those of the sums.
+    pub fn names(&self) -> &[LeafName] {
+        &self.names
+    }
+
+    /// `‖∂fᵢ/∂leaf‖²` for each leaf, shape `[samples]`, in `f32` or wider. Infinite where the square leaves that range.
+    pub fn squared_norms(&self) -> &[Tensor<1>] {
+        &self.squared_norms
+    }
+
+    /// `‖∇fᵢ(x)‖` over all leaves, shape `[samples]`.
+    pub fn norms(&self) -> Tensor<1> {
+        let sum = self.squared_norms.iter().cloned().reduce(|sum, squares| {
+            let (sum, squares) = crate::kernels::common(sum, squares);
+            sum + squares
+        });
+        // Rounding can leave the square of a zero gradient below zero.
+        sum.map_or_else(|| Tensor::zeros([self.samples()], &self.device), |sum| sum.clamp_min(0.0).sqrt())
+    }
+
+    /// `Σᵢ wᵢ∇fᵢ(x)` for weights of shape `[samples]`.
+    ///
+    /// Samples whose norm is not finite are left out, whatever their weight.
+    ///
+    /// # Errors
+    /// [`ProgramError::Cotangent`] for another number of weights.
+    pub fn weighted_sum(&self, weights: &Tensor<1>) -> Result<Tree> {
+        self.weighted_sums(&vec![weights.clone(); self.names.len()])
+    }
+
+    /// The same with weights of its own for each leaf, in the order of [`names`](Self::names).
+    ///
+    /// # Errors
+    /// [`ProgramError::Cotangent`] for another number of weights; [`Error::Length`] for another number of leaves.
+    pub fn weighted_sums(&self, weights: &[Tensor<1>]) -> Result<Tree> {
+        if weights.len() != self.names.len() {
+            let (expected, actual) = (self.names.len(), weights.len());
+            return Err(Error::Length { what: "the list of weights", expected, actual });
+        }
+        let expected = self.samples();
+        for (index, weights) in weights.iter().enumerate() {
+            let found = weights.dims()[0];
+            if found != expected {
+                return Err(ProgramError::Cotangent { index, found, expected }.into());
+            }
+        }
+        if expected == 0 {
+            return Ok(Tree::from_parts(self.names.clone(), self.kept.clone()));
+        }
+        let norms = self.norms();
+        let finite = norms.clone().is_finite();
+        // On the host looking costs nothing; elsewhere it would wait for the device.
+        let all = crate::kernels::host::is_host(&norms.into_dispatch()) && finite.clone().all().into_scalar::<bool>();
+        let schedule = if all { &self.plan.second } else { &self.plan.guarded };
+        let schedule = schedule.as_ref().expect("a plan for samples has these stages");
+        let lost = finite.clone().bool_not();
+        let dtype = self.values.dtype();
+        let entries = schedule.entries.iter().map(|entry| match entry.source {
+            Source::Weight(leaf) => {
+                let tensor = match weights.get(leaf) {
+                    Some(weights) if all => weights.clone().inner(),
+                    Some(weights) => weights.clone().inner().mask_fill(lost.clone(), 0.0),
+                    None => finite.clone().float(),
+                };
+                Dispatch::float_cast(tensor.into_dispatch(), dtype.into())
+            }
+            Source::Kept(value) => self.kept[value].clone(),
+            _ => unreachable!("the second stage reads weights and kept values"),
         });
         let out = schedule.run(entries.collect(), self.device.as_dispatch())?;
         Ok(Tree::from_parts(self.names.clone(), out))
