@@ -15,6 +15,7 @@ mod invariants;
 mod licences;
 mod metadata;
 mod process;
+mod study;
 mod suite;
 
 use std::fmt;
@@ -66,6 +67,12 @@ enum Command {
         #[arg(last = true, value_name = "ARG")]
         rest: Vec<String>,
     },
+    /// Runs the studies of the techniques' questions (lab study all) and writes their report
+    Study {
+        /// Arguments for lab study: another study's name, --out DIR, --seed N
+        #[arg(last = true, value_name = "ARG")]
+        rest: Vec<String>,
+    },
     /// Renders docs/ to target/book and checks its links
     Book {
         /// Then serve it on this machine, rendered anew at every page load
@@ -96,6 +103,7 @@ fn main() -> ExitCode {
         Command::Backends { only } => backends::run(&only),
         Command::Conform { paths } => suite::conform(&paths),
         Command::Bench { peers, threads, rest } => bench::run(peers, threads, &rest),
+        Command::Study { rest } => study::run(&rest),
         Command::Book { serve, port } => book::run(serve.then_some(port)),
     };
     done.unwrap_or_else(|error| {

@@ -31,7 +31,8 @@
 //! | what is not finite | [`NonFinite`] |
 //! | every sample | [`per_sample`], [`DpSgd`] |
 //!
-//! Noisy clipped gradients spend privacy: [`accountant`], [`PoissonSampler`], [`GaussianNoise`].
+//! Noisy clipped gradients spend privacy: [`accountant`], [`PoissonSampler`], [`GaussianNoise`]. Whether a recurrent network
+//! needs clipping: [`recurrent`].
 //!
 //! Limits: 0 makes the gradient zero, infinity changes nothing, negative or NaN is an
 //! [`Error::Parameter`](core_tensor::Error::Parameter). A zero gradient stays zero, the empty tree stays empty.
@@ -41,6 +42,7 @@
 
 pub mod accountant;
 pub mod per_sample;
+pub mod recurrent;
 
 mod acclip;
 mod adagc;

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::recipe::{Override, Recipe, one_line};
 use crate::run_dir;
+use crate::study::{self, Study};
 use crate::summary::{self, Ending};
 use crate::train::{self, Event};
 
@@ -42,7 +43,39 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Trains a classifier: by default a small CNN on the embedded UCI digits, in seconds.
-    Train(TrainArgs),
+    Train(Box<TrainArgs>),
+    /// Runs the experiments of a technique's questions and reports on them, in about a minute.
+    Study(StudyArgs),
+}
+
+#[derive(Args, Debug)]
+struct StudyArgs {
+    /// What to study.
+    #[arg(value_name = "NAME")]
+    name: StudyName,
+    /// Folder to make [default: runs/<time>].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Seed of all randomness.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StudyName {
+    /// Can clipping overcome exploding gradients? When does it beat gradient descent?
+    Clipping,
+    /// Every study, in one report.
+    All,
+}
+
+impl StudyName {
+    fn studies(self) -> &'static [Study] {
+        match self {
+            Self::Clipping => &[Study::Clipping],
+            Self::All => Study::ALL,
+        }
+    }
 }
 
 #[derive(Args, Debug, Default)]
@@ -101,16 +134,21 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             let text = error.to_string();
             let problem = text.split("\n\n").next().unwrap_or_default();
-            eprintln!("{} (see lab train --help)", one_line(problem));
+            eprintln!("{} (see lab --help)", one_line(problem));
             return BAD_INPUT.into();
         }
     };
-    let arguments = match cli.command {
-        Some(Command::Train(arguments)) => arguments,
-        None => cli.train,
+    let done = match &cli.command {
+        Some(Command::Train(arguments)) => run(arguments),
+        Some(Command::Study(arguments)) => run_study(arguments),
+        None => run(&cli.train),
     };
-    match run(&arguments) {
+    match done {
         Ok(status) => status.into(),
+        Err(Error::Interrupted) => {
+            eprintln!("{}", Error::Interrupted);
+            INTERRUPTED.into()
+        }
         Err(error) => {
             eprintln!("error: {}", error.to_string().replace('\n', " "));
             error.exit_code().into()
@@ -121,7 +159,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(arguments: &TrainArgs) -> Result<u8> {
     let overrides = arguments.overrides();
     let mut console = Console::new();
-    let stop = stop_on_interrupt();
+    let stop = stop_on_interrupt("an interruption will not save a checkpoint");
     let mut observe = |event: Event<'_>| console.show(event);
     let run = if let Some(folder) = &arguments.resume {
         train::resume(folder, &overrides, &stop, &mut observe)?
@@ -158,6 +196,37 @@ fn run(arguments: &TrainArgs) -> Result<u8> {
             DIVERGED
         }
     })
+}
+
+fn run_study(arguments: &StudyArgs) -> Result<u8> {
+    let folder = arguments.out.clone().unwrap_or_else(|| run_dir::fresh_name(Path::new("runs")));
+    let style = ProgressStyle::with_template("{bar:32} {percent:>3} %  {elapsed}, {eta} left  {msg}");
+    let bar = ProgressBar::new(0).with_style(style.expect("a valid template"));
+    let stop = stop_on_interrupt("nothing will be cleaned up at an interruption");
+    let observe = |event: study::Event<'_>| match event {
+        study::Event::Begin(units) => {
+            bar.set_length(units);
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        study::Event::Unit => bar.inc(1),
+        study::Event::Experiment { title, seconds } => {
+            if bar.is_hidden() {
+                eprintln!("{title}  ({seconds:.1} s)");
+            }
+            bar.set_message(title.to_owned());
+        }
+    };
+    let outcome = study::run(arguments.name.studies(), arguments.seed, &folder, &stop, &observe);
+    bar.finish_and_clear();
+    let outcome = outcome?;
+    let answers = outcome.answers.iter().map(|(question, answer)| format!("\n{question}\n  {answer}\n"));
+    print(&format!(
+        "\n{}\n\n{}\n  report   {2}/report.html\n  numbers  {2}/results.json\n",
+        outcome.headline,
+        summary::table(&outcome.rows) + &answers.collect::<String>(),
+        outcome.folder.display()
+    ));
+    Ok(0)
 }
 
 impl TrainArgs {
@@ -225,13 +294,13 @@ impl Drop for Console {
 }
 
 /// A flag that the first interruption sets; the second ends the program at once.
-fn stop_on_interrupt() -> Arc<AtomicBool> {
+fn stop_on_interrupt(without: &str) -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         let handlers = flag::register_conditional_shutdown(signal, i32::from(INTERRUPTED), Arc::clone(&stop))
             .and_then(|_| flag::register(signal, Arc::clone(&stop)));
         if let Err(error) = handlers {
-            eprintln!("note: an interruption will not save a checkpoint: {error}");
+            eprintln!("note: {without}: {error}");
         }
     }
     stop

@@ -87,6 +87,9 @@ pub enum Error {
     /// The compute device that was asked for is not there.
     #[error("{0}")]
     Device(String),
+    /// It was asked to stop before it was done.
+    #[error("interrupted: nothing was written")]
+    Interrupted,
     /// The computation itself failed.
     #[error(transparent)]
     Compute(#[from] core_tensor::Error),
@@ -105,11 +108,12 @@ impl Error {
         Self::Run { path: path.to_owned(), problem: problem.into() }
     }
 
-    /// The exit status of the program: 2 for bad input, 1 for a computation that failed.
+    /// The exit status of the program: 2 for bad input, 1 for a computation that failed, 130 for an interruption.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Compute(core_tensor::Error::File { .. } | core_tensor::Error::State { .. }) => 2,
             Self::Compute(_) => 1,
+            Self::Interrupted => 130,
             _ => 2,
         }
     }

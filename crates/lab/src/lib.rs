@@ -1,5 +1,7 @@
 //! The `lab` program: trains models with Crucible's techniques and writes run folders with reports.
 //!
+//! `lab study` runs the experiments of a technique's questions and reports on them ([`study`]).
+//!
 //! `lab train` goes the way of every technique here: loss → gradients → [`Tree`](core_tensor::Tree) → chain of transforms → Burn
 //! optimizer; and measures curvature with exact Hessian-vector products. The modules are public for its tests.
 #![forbid(unsafe_code)]
@@ -14,5 +16,6 @@ pub mod model;
 pub mod recipe;
 pub mod report;
 pub mod run_dir;
+pub mod study;
 pub mod summary;
 pub mod train;

@@ -2,8 +2,10 @@
 //!
 //! The page is also well-formed XML, holds no script, follows the reader's light or dark setting and fits narrow screens.
 
+pub mod bars;
 mod image;
 pub mod plot;
+pub mod surface;
 
 use std::fmt::Write;
 
@@ -54,42 +56,24 @@ pub struct Report<'a> {
 impl Report<'_> {
     /// The page.
     pub fn html(&self) -> String {
-        let headline = summary::headline(self.recipe, self.facts);
-        let mut page = format!(
-            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
-             <meta name=\"color-scheme\" content=\"light dark\"/>\n<title>{0}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
-             <main>\n<header>\n<h1>{0}</h1>\n<p>{1}</p>\n</header>\n",
-            escape(self.name),
-            escape(&headline)
-        );
-        page += &self.results();
-        page += "<section>\n<h2>Over the run</h2>\n<div class=\"plots\">\n";
+        let mut body = self.results();
+        body += "<section>\n<h2>Over the run</h2>\n<div class=\"plots\">\n";
         for plot in [self.loss(), self.accuracy(), self.gradient_norm(), self.eigenvalues()] {
-            page += &plot.html();
+            body += &plot.html();
         }
-        page += "</div>\n</section>\n<div class=\"pair\">\n";
-        page += &self.samples();
-        page += &self.confusion();
-        page += "</div>\n";
-        page += &self.details();
-        page += "</main>\n</body>\n</html>\n";
-        page
+        body += "</div>\n</section>\n<div class=\"pair\">\n";
+        body += &self.samples();
+        body += &self.confusion();
+        body += "</div>\n";
+        body += &self.details();
+        page(self.name, &summary::headline(self.recipe, self.facts), &body)
     }
 
     fn results(&self) -> String {
-        let mut html = String::from("<section>\n<h2>Result</h2>\n<table class=\"results\">\n<tbody>\n");
-        for row in summary::rows(self.facts, self.metrics, self.ending) {
-            let _ = writeln!(
-                html,
-                "<tr><th scope=\"row\">{}</th><td class=\"figure\">{}</td><td>{}</td></tr>",
-                row.label,
-                escape(&row.value),
-                escape(&row.note)
-            );
-        }
-        html += "</tbody>\n</table>\n</section>\n";
-        html
+        format!(
+            "<section>\n<h2>Result</h2>\n{}</section>\n",
+            results(&summary::rows(self.facts, self.metrics, self.ending))
+        )
     }
 
     fn loss(&self) -> Plot<'static> {
@@ -98,7 +82,7 @@ impl Report<'_> {
         Plot {
             title: "Loss",
             x_axis: "step",
-            x_end: self.last_step(),
+            x_range: (0.0, self.last_step()),
             y_axis: "mean cross-entropy, nats (log scale)",
             logarithmic: true,
             lines: vec![
@@ -113,7 +97,7 @@ impl Report<'_> {
         Plot {
             title: "Accuracy",
             x_axis: "step",
-            x_end: self.last_step(),
+            x_range: (0.0, self.last_step()),
             y_axis: "classified correctly, %",
             logarithmic: false,
             lines: vec![
@@ -128,7 +112,7 @@ impl Report<'_> {
         Plot {
             title: "Gradient norm",
             x_axis: "step",
-            x_end: self.last_step(),
+            x_range: (0.0, self.last_step()),
             y_axis: "L2 norm, nats per unit of weight (log scale)",
             logarithmic: true,
             lines: vec![line("gradient of each batch", "train fine", 1.0, norms)],
@@ -152,7 +136,7 @@ impl Report<'_> {
         Plot {
             title: "Top eigenvalues of the Hessian",
             x_axis: "step",
-            x_end: self.last_step(),
+            x_range: (0.0, self.last_step()),
             y_axis: "curvature, nats per squared unit of weight",
             logarithmic: false,
             lines: lines.collect(),
@@ -281,13 +265,81 @@ impl Report<'_> {
     }
 }
 
+/// A page without references to anything outside it, its title and headline as plain text, its body as HTML.
+pub fn page(title: &str, headline: &str, body: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
+         <meta name=\"color-scheme\" content=\"light dark\"/>\n<title>{0}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+         <main>\n<header>\n<h1>{0}</h1>\n<p>{1}</p>\n</header>\n{body}</main>\n</body>\n</html>\n",
+        escape(title),
+        escape(headline)
+    )
+}
+
+/// Rows of a final table as a table with a note at each figure.
+pub fn results(rows: &[summary::Row]) -> String {
+    let mut html = String::from("<table class=\"results\">\n<tbody>\n");
+    for row in rows {
+        let _ = writeln!(
+            html,
+            "<tr><th scope=\"row\">{}</th><td class=\"figure\">{}</td><td>{}</td></tr>",
+            escape(&row.label),
+            escape(&row.value),
+            escape(&row.note)
+        );
+    }
+    html += "</tbody>\n</table>\n";
+    html
+}
+
+/// A table that scrolls where it is too wide; the first column names the rows.
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let mut html = String::from("<div class=\"scroll\"><table>\n<thead><tr>");
+    for name in head {
+        let _ = write!(html, "<th scope=\"col\">{}</th>", escape(name));
+    }
+    html += "</tr></thead>\n<tbody>\n";
+    for row in rows {
+        html += "<tr>";
+        for (index, cell) in row.iter().enumerate() {
+            let _ = match index {
+                0 => write!(html, "<th scope=\"row\">{}</th>", escape(cell)),
+                _ => write!(html, "<td>{}</td>", escape(cell)),
+            };
+        }
+        html += "</tr>\n";
+    }
+    html += "</tbody>\n</table></div>\n";
+    html
+}
+
 fn line(name: &str, class: &str, opacity: f64, points: Vec<(f64, f64)>) -> Line {
-    Line { name: name.into(), class: class.into(), opacity, points }
+    Line { opacity, ..Line::new(name, class, points) }
 }
 
 /// `text` with the characters that mean something in HTML replaced.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// Checks that a page is well-formed and refers to nothing outside it.
+#[cfg(test)]
+pub(crate) fn check(page: &str) {
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..roxmltree::ParsingOptions::default() };
+    let tree = roxmltree::Document::parse_with_options(page, options).expect("well-formed");
+    for node in tree.descendants() {
+        assert!(!matches!(node.tag_name().name(), "script" | "link" | "iframe" | "object" | "base"), "{node:?}");
+        for attribute in node.attributes() {
+            if matches!(attribute.name(), "src" | "href" | "xlink:href" | "srcset" | "action" | "poster") {
+                assert!(attribute.value().starts_with("data:image/png;base64,"), "{attribute:?}");
+            }
+        }
+    }
+    for outside in ["http:", "https:", "url(", "@import", "//"] {
+        let text: String = page.split("base64,").map(|part| part.split_once('"').map_or(part, |rest| rest.1)).collect();
+        assert!(!text.contains(outside), "{outside}");
+    }
 }
 
 #[cfg(test)]
@@ -352,24 +404,6 @@ mod tests {
             predictions: &predictions,
         }
         .html()
-    }
-
-    fn check(page: &str) {
-        let options = roxmltree::ParsingOptions { allow_dtd: true, ..roxmltree::ParsingOptions::default() };
-        let tree = roxmltree::Document::parse_with_options(page, options).expect("well-formed");
-        for node in tree.descendants() {
-            assert!(!matches!(node.tag_name().name(), "script" | "link" | "iframe" | "object" | "base"), "{node:?}");
-            for attribute in node.attributes() {
-                if matches!(attribute.name(), "src" | "href" | "xlink:href" | "srcset" | "action" | "poster") {
-                    assert!(attribute.value().starts_with("data:image/png;base64,"), "{attribute:?}");
-                }
-            }
-        }
-        for outside in ["http:", "https:", "url(", "@import", "//"] {
-            let text: String =
-                page.split("base64,").map(|part| part.split_once('"').map_or(part, |rest| rest.1)).collect();
-            assert!(!text.contains(outside), "{outside}");
-        }
     }
 
     #[test]

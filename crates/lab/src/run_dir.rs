@@ -58,22 +58,11 @@ impl RunDir {
     /// [`Error::Run`] where `path` is there already and not an empty folder, [`Error::Write`], and those of `fill`; then
     /// nothing is left behind.
     pub fn create(path: &Path, recipe: &str, fill: impl FnOnce(&Path) -> Result<Position>) -> Result<Self> {
-        let taken = || Error::run(path, "exists already; choose another --out, or go on with it by --resume");
-        if path.exists() && (!path.is_dir() || fs::read_dir(path).map_err(Error::read(path))?.next().is_some()) {
-            return Err(taken());
-        }
-        let name = path.file_name().ok_or_else(|| Error::run(path, "is no name for a new folder"))?;
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::create_dir_all(parent).map_err(Error::write(path))?;
-        let stage = Stage::new(parent.join(format!(".{}.{}", name.to_string_lossy(), process::id())))?;
-        let write = |name: &str, content: &str| fs::write(stage.0.join(name), content).map_err(Error::write(path));
-        write(RECIPE, recipe)?;
-        write(METRICS, "")?;
-        write_checkpoint(&stage.0, fill)?;
-        if path.exists() {
-            fs::remove_dir(path).map_err(|_| taken())?;
-        }
-        fs::rename(&stage.0, path).map_err(Error::write(path))?;
+        let new = NewFolder::begin(path, "choose another --out, or go on with it by --resume")?;
+        new.write(RECIPE, recipe)?;
+        new.write(METRICS, "")?;
+        write_checkpoint(new.stage(), fill)?;
+        new.finish()?;
         Self::at(path, 0)
     }
 
@@ -203,7 +192,58 @@ pub fn fresh_name(parent: &Path) -> PathBuf {
     std::iter::once(first).chain(others).find(|path| !path.exists()).expect("some number is free")
 }
 
+/// A folder in the making: under another name beside its place until it is whole, gone if dropped before.
+#[derive(Debug)]
+pub struct NewFolder {
+    path: PathBuf,
+    stage: Stage,
+    taken: String,
+}
+
+impl NewFolder {
+    /// Begins the folder at `path`, whose parents are made. `remedy` says what to do where it is there already.
+    ///
+    /// # Errors
+    /// [`Error::Run`] where `path` is there already and not an empty folder, [`Error::Write`].
+    pub fn begin(path: &Path, remedy: &str) -> Result<Self> {
+        let taken = format!("exists already; {remedy}");
+        if path.exists() && (!path.is_dir() || fs::read_dir(path).map_err(Error::read(path))?.next().is_some()) {
+            return Err(Error::run(path, taken));
+        }
+        let name = path.file_name().ok_or_else(|| Error::run(path, "is no name for a new folder"))?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).map_err(Error::write(path))?;
+        let stage = Stage::new(parent.join(format!(".{}.{}", name.to_string_lossy(), process::id())))?;
+        Ok(Self { path: path.to_owned(), stage, taken })
+    }
+
+    /// Where it is for now.
+    pub fn stage(&self) -> &Path {
+        &self.stage.0
+    }
+
+    /// Writes a file into it.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn write(&self, name: &str, content: &str) -> Result<()> {
+        fs::write(self.stage.0.join(name), content).map_err(Error::write(&self.path))
+    }
+
+    /// Moves it to its place.
+    ///
+    /// # Errors
+    /// [`Error::Write`], [`Error::Run`] where something has come into its place meanwhile.
+    pub fn finish(self) -> Result<()> {
+        if self.path.exists() {
+            fs::remove_dir(&self.path).map_err(|_| Error::run(&self.path, &self.taken))?;
+        }
+        fs::rename(&self.stage.0, &self.path).map_err(Error::write(&self.path))
+    }
+}
+
 /// A folder under a temporary name, removed when dropped (which fails, as it should, once it has been renamed).
+#[derive(Debug)]
 struct Stage(PathBuf);
 
 impl Stage {

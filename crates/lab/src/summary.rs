@@ -1,5 +1,7 @@
 //! What a run came to, as rows for the terminal and the report.
 
+use std::borrow::Cow;
+
 use crate::metrics::Metrics;
 use crate::recipe::{ModelName, OptimizerName, Recipe};
 use crate::report::plot::{number, significant};
@@ -37,7 +39,7 @@ pub struct Facts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// What it is.
-    pub label: &'static str,
+    pub label: Cow<'static, str>,
     /// The figure with its unit.
     pub value: String,
     /// More about it; may be empty.
@@ -68,7 +70,7 @@ pub fn headline(recipe: &Recipe, facts: &Facts) -> String {
 /// The final table.
 pub fn rows(facts: &Facts, metrics: &Metrics, ending: &Ending) -> Vec<Row> {
     let mut rows = Vec::new();
-    let mut row = |label, value: String, note: String| rows.push(Row { label, value, note });
+    let mut row = |label: &'static str, value, note| rows.push(Row { label: label.into(), value, note });
     if let Some(last) = metrics.epochs.last() {
         let accuracy = |part: f64, of: usize| {
             let wrong = ((1.0 - part) * of as f64).round() as usize;
@@ -110,7 +112,7 @@ pub fn rows(facts: &Facts, metrics: &Metrics, ending: &Ending) -> Vec<Row> {
 /// The rows as text, in columns.
 pub fn table(rows: &[Row]) -> String {
     let width = |text: fn(&Row) -> &str| rows.iter().map(|row| text(row).chars().count()).max().unwrap_or(0);
-    let (labels, values) = (width(|row| row.label), width(|row| &row.value));
+    let (labels, values) = (width(|row| &row.label), width(|row| &row.value));
     let line = |row: &Row| {
         format!("  {:labels$}   {:>values$}   {}", row.label, row.value, row.note).trim_end().to_owned() + "\n"
     };

@@ -448,7 +448,7 @@ fn learning_rate(recipe: &OptimizerRecipe, done: u64, steps: u64) -> f64 {
 }
 
 /// The device that BURN_DEVICE or the compiled-in backends choose, tried out.
-fn choose_device() -> Result<Device> {
+pub(crate) fn choose_device() -> Result<Device> {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
     let result = panic::catch_unwind(|| {
@@ -465,7 +465,7 @@ fn choose_device() -> Result<Device> {
 }
 
 /// Such as `flex`, or the text in which Burn names a graphics device.
-fn device_name(device: &Device) -> String {
+pub(crate) fn device_name(device: &Device) -> String {
     let text = format!("{:?}", device.as_dispatch());
     let (backend, inner) = text.split_once('(').unwrap_or((&text, ""));
     match backend {

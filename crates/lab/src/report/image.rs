@@ -12,17 +12,33 @@ use flate2::write::ZlibEncoder;
 ///
 /// Panics where `pixels` are not whole rows: that is a bug of the caller.
 pub fn png_address(pixels: &[u8], width: usize, ink: u8) -> String {
-    assert!(pixels.len().is_multiple_of(width), "whole rows");
-    let grey = |pixel: u8| 255 - (u32::from(pixel) * 255 / u32::from(ink.max(1))).min(255) as u8;
+    let grey = |pixel: &u8| 255 - (u32::from(*pixel) * 255 / u32::from(ink.max(1))).min(255) as u8;
+    png(&pixels.iter().map(grey).collect::<Vec<u8>>(), width, GREY, 1)
+}
+
+/// A coloured image as the address of a PNG of `width` columns.
+///
+/// Panics where `pixels` are not whole rows: that is a bug of the caller.
+pub fn colour_address(pixels: &[[u8; 3]], width: usize) -> String {
+    png(pixels.as_flattened(), width, COLOUR, 3)
+}
+
+/// PNG's numbers for what a pixel is made of.
+const GREY: u8 = 0;
+const COLOUR: u8 = 2;
+
+fn png(samples: &[u8], width: usize, kind: u8, per_pixel: usize) -> String {
+    let stride = width * per_pixel;
+    assert!(samples.len().is_multiple_of(stride), "whole rows");
     let mut rows = ZlibEncoder::new(Vec::new(), Compression::best());
-    for row in pixels.chunks(width) {
-        let line: Vec<u8> = std::iter::once(0).chain(row.iter().map(|&pixel| grey(pixel))).collect(); // 0: no filter
+    for row in samples.chunks(stride) {
+        let line: Vec<u8> = std::iter::once(0).chain(row.iter().copied()).collect(); // 0: no filter
         rows.write_all(&line).expect("writing into memory");
     }
     let mut header = Vec::new();
     header.extend((width as u32).to_be_bytes());
-    header.extend(((pixels.len() / width) as u32).to_be_bytes());
-    header.extend([8, 0, 0, 0, 0]); // 8 bits, grey, deflate, the standard filters, not interlaced
+    header.extend(((samples.len() / stride) as u32).to_be_bytes());
+    header.extend([8, kind, 0, 0, 0]); // 8 bits a sample, deflate, the standard filters, not interlaced
     let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
     chunk(&mut file, b"IHDR", &header);
     chunk(&mut file, b"IDAT", &rows.finish().expect("writing into memory"));
@@ -62,5 +78,16 @@ mod tests {
         ZlibDecoder::new(&file[41..41 + length]).read_to_end(&mut rows).unwrap();
         assert_eq!(rows, [0, 255, 128, 0, 0, 192, 224, 240]);
         assert_eq!(file.len(), 41 + length + 4 + 12);
+    }
+
+    #[test]
+    fn colours_take_three_samples() {
+        let address = colour_address(&[[1, 2, 3], [4, 5, 6]], 1);
+        let file = STANDARD.decode(address.strip_prefix("data:image/png;base64,").unwrap()).unwrap();
+        assert_eq!(file[16..29], *b"\0\0\0\x01\0\0\0\x02\x08\x02\0\0\0");
+        let length = u32::from_be_bytes(file[33..37].try_into().unwrap()) as usize;
+        let mut rows = Vec::new();
+        ZlibDecoder::new(&file[41..41 + length]).read_to_end(&mut rows).unwrap();
+        assert_eq!(rows, [0, 1, 2, 3, 0, 4, 5, 6]);
     }
 }

@@ -22,8 +22,8 @@ pub struct Plot<'a> {
     pub title: &'a str,
     /// Name and unit of the horizontal axis.
     pub x_axis: &'a str,
-    /// The horizontal axis reaches from 0 to here, or further where a line does.
-    pub x_end: f64,
+    /// The horizontal axis reaches from here to there, or further where a line does.
+    pub x_range: (f64, f64),
     /// Name and unit of the vertical axis.
     pub y_axis: &'a str,
     /// Whether the vertical axis is logarithmic; values of 0 and below are then left out.
@@ -43,22 +43,44 @@ pub struct Line {
     pub opacity: f64,
     /// Horizontal and vertical values; a vertical value that is not finite interrupts the line.
     pub points: Vec<(f64, f64)>,
+    /// Whether the points are joined; else there are only marks.
+    pub joined: bool,
+}
+
+impl Line {
+    /// A line at full strength.
+    pub fn new(name: &str, class: &str, points: Vec<(f64, f64)>) -> Self {
+        Self { name: name.into(), class: class.into(), opacity: 1.0, points, joined: true }
+    }
+
+    /// Marks at points that are not joined.
+    pub fn marks(name: &str, class: &str, points: Vec<(f64, f64)>) -> Self {
+        Self { joined: false, ..Self::new(name, class, points) }
+    }
+
+    /// Its entry in a legend, `""` where it has no name.
+    pub(super) fn key(&self) -> String {
+        if self.name.is_empty() {
+            return String::new();
+        }
+        let sample = match self.joined {
+            true => "<path d=\"M1 4H17\"/>",
+            false => "<circle cx=\"9\" cy=\"4\" r=\"3\"/>",
+        };
+        format!(
+            "<li><svg class=\"{} key\" viewBox=\"0 0 18 8\" aria-hidden=\"true\"><g opacity=\"{}\">{sample}</g></svg>{}</li>",
+            self.class,
+            self.opacity,
+            escape(&self.name)
+        )
+    }
 }
 
 impl Plot<'_> {
     /// The plot as a `figure` element.
     pub fn html(&self) -> String {
         let mut html = format!("<figure class=\"plot\">\n<figcaption><h3>{}</h3>\n<ul>", escape(self.title));
-        for line in self.lines.iter().filter(|line| !line.name.is_empty()) {
-            let _ = write!(
-                html,
-                "<li><svg class=\"{} key\" viewBox=\"0 0 18 8\" aria-hidden=\"true\"><path d=\"M1 4H17\" \
-                 opacity=\"{}\"/></svg>{}</li>",
-                line.class,
-                line.opacity,
-                escape(&line.name)
-            );
-        }
+        self.lines.iter().for_each(|line| html += &line.key());
         html += "</ul></figcaption>\n";
         html += &self.svg();
         html += "\n</figure>\n";
@@ -71,8 +93,8 @@ impl Plot<'_> {
         let Some(y_range) = range(points().map(|point| point.1)) else {
             return "<p class=\"empty\">Nothing was measured.</p>".into();
         };
-        let x_end = points().map(|point| point.0).fold(self.x_end, f64::max);
-        let x = Axis::linear((0.0, x_end), LEFT, RIGHT, 6, false);
+        let x_range = points().fold(self.x_range, |(low, high), point| (low.min(point.0), high.max(point.0)));
+        let x = Axis::linear(x_range, LEFT, RIGHT, 6, false);
         let y = if self.logarithmic {
             Axis::logarithmic(y_range, BOTTOM, TOP)
         } else {
@@ -115,9 +137,11 @@ impl Plot<'_> {
         for line in &self.lines {
             let places: Vec<Option<(f64, f64)>> =
                 line.points.iter().map(|&(at, value)| shown(value).then(|| (x.place(at), y.place(value)))).collect();
-            let _ =
-                write!(svg, "<g class=\"{}\" opacity=\"{}\"><path d=\"{}\"/>", line.class, line.opacity, path(&places));
-            if places.len() <= MARKS {
+            let _ = write!(svg, "<g class=\"{}\" opacity=\"{}\">", line.class, line.opacity);
+            if line.joined {
+                let _ = write!(svg, "<path d=\"{}\"/>", path(&places));
+            }
+            if places.len() <= MARKS || !line.joined {
                 for (place, (at, value)) in places.iter().zip(&line.points) {
                     if let Some((cx, cy)) = place {
                         let _ = write!(
@@ -163,23 +187,30 @@ pub fn significant(value: f64) -> String {
     text.replace('-', "−")
 }
 
+/// A number with so many decimals, without a sign where those are zero.
+pub fn fixed(value: f64, decimals: usize) -> String {
+    let text = format!("{value:.decimals$}");
+    let zero = text.chars().all(|c| matches!(c, '-' | '0' | '.'));
+    text.replace('-', if zero { "" } else { "−" })
+}
+
 fn trim(text: &str) -> String {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text.into() }
 }
 
 /// Values along a side of the plot, with their ticks.
-struct Axis {
+pub(super) struct Axis {
     low: f64,
     high: f64,
     from: f64,
     to: f64,
     logarithmic: bool,
-    ticks: Vec<(f64, String)>,
+    pub(super) ticks: Vec<(f64, String)>,
 }
 
 impl Axis {
     /// Ticks at multiples of 1, 2 or 5 times a power of ten; `widen` moves the ends out to ticks.
-    fn linear((low, high): (f64, f64), from: f64, to: f64, wanted: usize, widen: bool) -> Self {
+    pub(super) fn linear((low, high): (f64, f64), from: f64, to: f64, wanted: usize, widen: bool) -> Self {
         let (mut low, mut high) = if low == high { (low - 0.5, high + 0.5) } else { (low, high) };
         let raw = (high - low) / wanted as f64;
         let power = 10f64.powf(raw.log10().floor());
@@ -205,12 +236,14 @@ impl Axis {
         let first_above = candidates.iter().position(|value| value.log10() >= high - 1e-9 && value.log10() > low);
         let shown = &candidates[last_below..=first_above.unwrap_or(candidates.len() - 1)];
         let every = shown.len().div_ceil(8);
-        let ticks = shown.iter().step_by(every).map(|&value| (value, number(value))).collect();
+        // Short, for the room beside the axis is small.
+        let label = |value: f64| if value >= 1e4 { format!("{value:e}") } else { number(value) };
+        let ticks = shown.iter().step_by(every).map(|&value| (value, label(value))).collect();
         let (low, high) = (shown[0].log10(), shown[shown.len() - 1].log10());
         Self { low, high, from, to, logarithmic: true, ticks }
     }
 
-    fn place(&self, value: f64) -> f64 {
+    pub(super) fn place(&self, value: f64) -> f64 {
         let value = if self.logarithmic { value.log10() } else { value };
         self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
     }
@@ -224,7 +257,7 @@ fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
 }
 
 /// The line through the places that are there, thinned where there are many.
-fn path(places: &[Option<(f64, f64)>]) -> String {
+pub(super) fn path(places: &[Option<(f64, f64)>]) -> String {
     let mut text = String::new();
     let mut pen_down = false;
     let mut draw = |place: Option<(f64, f64)>| match place {
@@ -279,6 +312,13 @@ mod tests {
     }
 
     #[test]
+    fn decimals_are_fixed() {
+        assert_eq!(fixed(-2.5067, 3), "−2.507");
+        assert_eq!(fixed(-1e-9, 3), "0.000");
+        assert_eq!(fixed(12.0, 0), "12");
+    }
+
+    #[test]
     fn linear_ticks_are_round_and_enclose() {
         let axis = Axis::linear((0.813, 0.998), 0.0, 100.0, 6, true);
         assert_eq!(labels(&axis), ["0.8", "0.85", "0.9", "0.95", "1"]);
@@ -296,6 +336,7 @@ mod tests {
         assert_eq!(labels(&Axis::logarithmic((0.003, 2.3), 0.0, 1.0)), ["0.001", "0.01", "0.1", "1", "10"]);
         assert_eq!(labels(&Axis::logarithmic((0.3, 2.3), 0.0, 1.0)), ["0.2", "0.5", "1", "2", "5"]);
         assert_eq!(labels(&Axis::logarithmic((1.0, 1.0), 0.0, 1.0)), ["1", "2"]);
+        assert_eq!(labels(&Axis::logarithmic((900.0, 90_000.0), 0.0, 1.0)), ["100", "1000", "1e4", "1e5"]);
         assert!(labels(&Axis::logarithmic((1e-30, 1e30), 0.0, 1.0)).len() <= 8);
     }
 
@@ -314,9 +355,19 @@ mod tests {
     }
 
     #[test]
+    fn marks_are_not_joined() {
+        let lines = vec![Line::marks("a", "one", (2..90).map(|x| (f64::from(x), 1.0 + f64::from(x))).collect())];
+        let plot = Plot { title: "t", x_axis: "x", x_range: (2.0, 9.0), y_axis: "y", logarithmic: true, lines };
+        let html = plot.html();
+        assert_eq!(html.matches("<circle ").count(), 88 + 1, "one in the legend");
+        let first = format!("<circle cx=\"{LEFT:.1}\"");
+        assert!(html.contains(&first), "the axis begins at 2: {html}");
+    }
+
+    #[test]
     fn an_empty_plot_says_so() {
-        let line = Line { name: "a".into(), class: "one".into(), opacity: 1.0, points: vec![(1.0, f64::NAN)] };
-        let plot = Plot { title: "t", x_axis: "x", x_end: 1.0, y_axis: "y", logarithmic: false, lines: vec![line] };
+        let lines = vec![Line::new("a", "one", vec![(1.0, f64::NAN)])];
+        let plot = Plot { title: "t", x_axis: "x", x_range: (0.0, 1.0), y_axis: "y", logarithmic: false, lines };
         assert!(plot.html().contains("Nothing was measured."));
     }
 }

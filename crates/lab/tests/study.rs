@@ -1,0 +1,149 @@
+//! `lab study` from outside: what it leaves, and what it refuses.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn lab(root: &TempDir, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.current_dir(root).args(arguments).env_remove("CARGO").output().unwrap()
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_cannot_be_is_one_line_and_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("file"), "").unwrap();
+    fs::create_dir_all(root.path().join("taken")).unwrap();
+    fs::write(root.path().join("taken/report.html"), "old").unwrap();
+    let cases: &[(&[&str], &str)] = &[
+        (&["study", "clipping", "--out", "file/run"], "error: file/run: cannot be written: "),
+        (&["study", "clipping", "--out", "file"], "error: file: exists already; choose another --out"),
+        (&["study", "all", "--out", "taken"], "error: taken: exists already; choose another --out"),
+        (&["study", "clipping", "--out", ".."], "error: ..: exists already; choose another --out"),
+        (&["study", "cooking"], "error: invalid value 'cooking' for '<NAME>'"),
+        (&["study"], "error: the following required arguments were not provided: <NAME>"),
+        (&["study", "clipping", "--seed", "x"], "error: invalid value 'x' for '--seed <N>'"),
+    ];
+    for (arguments, expected) in cases {
+        let Output { status, stdout, stderr } = lab(&root, arguments);
+        let error = String::from_utf8(stderr).unwrap();
+        assert_eq!(status.code(), Some(2), "{error}");
+        assert!(error.starts_with(expected) && error.trim_end().lines().count() == 1, "{error}");
+        assert!(stdout.is_empty());
+        assert_eq!(names(root.path()), ["file", "taken"]);
+    }
+    assert_eq!(fs::read_to_string(root.path().join("taken/report.html")).unwrap(), "old");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_study_leaves_nothing() {
+    use std::process::Stdio;
+    use std::time::{Duration, Instant};
+
+    let root = tempfile::tempdir().unwrap();
+    let mut process = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .current_dir(&root)
+        .args(["study", "clipping", "--out", "run"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    // The folder in the making stands from the beginning; handlers come before it.
+    while names(root.path()).is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no folder after half a minute");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(names(root.path())[0].starts_with(".run."));
+    let sent = Command::new("kill").args(["-INT", &process.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let mut error = String::new();
+    std::io::Read::read_to_string(&mut process.stderr.take().unwrap(), &mut error).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(130), "{error}");
+    assert!(error.ends_with("interrupted: nothing was written\n"), "{error}");
+    assert_eq!(names(root.path()), [""; 0]);
+}
+
+/// The number at a path of keys and indices.
+fn at(value: &Value, path: &str) -> f64 {
+    value.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("no number at {path}"))
+}
+
+#[test]
+fn the_whole_study_answers_both_questions() {
+    let root = tempfile::tempdir().unwrap();
+    let Output { status, stdout, stderr } = lab(&root, &["study", "all", "--out", "run", "--seed", "1"]);
+    let (printed, error) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
+    assert!(status.success(), "{error}");
+    println!("{printed}{error}");
+    assert_eq!(names(root.path()), ["run"]);
+    assert_eq!(names(&root.path().join("run")), ["report.html", "results.json"]);
+
+    let page = fs::read_to_string(root.path().join("run/report.html")).unwrap();
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..roxmltree::ParsingOptions::default() };
+    let tree = roxmltree::Document::parse_with_options(&page, options).expect("well-formed");
+    for outside in ["http:", "https:", "url(", "@import", "<script", "<link"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    let texts = |name: &str| -> Vec<String> {
+        let found = tree.descendants().filter(|node| node.tag_name().name() == name);
+        found.map(|node| node.text().unwrap_or_default().to_owned()).collect()
+    };
+    let questions = ["Can clipping overcome exploding gradients?", "When does clipping beat gradient descent?"];
+    assert_eq!(texts("h2"), [questions[0], questions[1], "In short"]);
+    let answers: Vec<&str> = tree
+        .descendants()
+        .filter(|node| node.attribute("class") == Some("answer"))
+        .map(|node| node.text().unwrap())
+        .collect();
+    assert_eq!(answers.len(), 2);
+    for (question, answer) in questions.iter().zip(&answers) {
+        assert!(printed.contains(question) && printed.contains(answer), "{answer}");
+        assert!(answer.ends_with('.') && answer.chars().any(|c| c.is_ascii_digit()), "{answer}");
+    }
+    // Every figure names its axes; the maps hold their image.
+    let figures = tree.descendants().filter(|node| node.tag_name().name() == "figure").collect::<Vec<_>>();
+    assert_eq!(figures.len(), 11);
+    for figure in &figures {
+        let names = figure.descendants().filter(|n| n.attribute("class").is_some_and(|c| c.starts_with("name")));
+        assert!(names.count() >= 1 && !figure.descendants().any(|node| node.attribute("class") == Some("empty")));
+    }
+    assert_eq!(page.matches("data:image/png;base64,").count(), 4);
+
+    let results: Value =
+        serde_json::from_str(&fs::read_to_string(root.path().join("run/results.json")).unwrap()).unwrap();
+    assert_eq!(at(&results, "/seed"), 1.0);
+    let study = &results["studies"]["clipping"];
+    let adding = &study["adding_problem"];
+    let share = |rules: &Value, name: &str| {
+        let rules = rules.as_array().unwrap();
+        at(rules.iter().find(|rule| rule["name"] == name).unwrap(), "/diverged")
+    };
+    assert!(share(&adding["rules"], "none") >= 0.5, "{printed}");
+    assert_eq!(share(&adding["rules"], "global norm 1"), 0.0, "{printed}");
+    assert!(answers[0].starts_with("Yes") || answers[0].starts_with("As far as divergence goes"), "{}", answers[0]);
+    assert_eq!(study["gradients_over_time"]["radii"].as_array().unwrap().len(), 7);
+    let starts = study["smoothness"]["starts"].as_array().unwrap();
+    let far = starts.iter().find(|start| start["start"] == 10.0).unwrap();
+    assert_eq!((at(far, "/descent"), at(far, "/clipped")), (5993.0, 162.0));
+    assert!(at(study, "/heavy_tails/clipped/median_final") < 0.1 * at(study, "/heavy_tails/plain/median_final"));
+    assert!((at(study, "/cliff/largest_gradient") - 1722.6).abs() < 0.1);
+    let recovery = |name: &str| {
+        let rules = study["spikes"]["rules"].as_array().unwrap();
+        at(rules.iter().find(|rule| rule["name"] == name).unwrap(), "/median_recovery")
+    };
+    assert!(recovery("none") > 10.0 && recovery("ZClip") < 0.5 * recovery("none"), "{printed}");
+    assert!(printed.contains("2cosh x from 8") && printed.contains("1,051 : 142"), "{printed}");
+    assert!(at(&results, "/seconds") > 0.0);
+}
