@@ -15,9 +15,44 @@
 //! # Ok::<(), core_tensor::Error>(())
 //! ```
 //!
-//! As a transform it stands behind [`Chain`](core_tensor::Chain) before any Burn optimizer
-//! (`Chain::new().then(ClipByGlobalNorm::new(1.0)?).before(AdamWConfig::new().init())`) and in burn-train's
-//! `TrainStep::optimize` ([`Chain::optimize`](core_tensor::Chain::optimize)).
+//! Behind it any Burn optimizer, with the rule as a transform in a [`Chain`](core_tensor::Chain):
+//!
+//! ```
+//! # use burn::{nn::LinearConfig, optim::AdamWConfig, tensor::{Device, Tensor}};
+//! # use clipping::ClipByGlobalNorm;
+//! # use core_tensor::Chain;
+//! # let device = Device::flex().autodiff();
+//! # let mut model = LinearConfig::new(3, 1).init(&device);
+//! # let loss = model.forward(Tensor::<2>::ones([4, 3], &device)).powi_scalar(2).mean();
+//! let mut train = Chain::new().then(ClipByGlobalNorm::new(1.0)?).before(AdamWConfig::new().init());
+//! model = train.step(1e-3, model, loss)?.into_model();
+//! # let _ = model;
+//! # Ok::<(), core_tensor::Error>(())
+//! ```
+//!
+//! In burn-train the chain is a skipped field of the model, and `TrainStep::optimize` is one line:
+//!
+//! ```
+//! use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+//! use burn::module::Module;
+//! use burn::nn::Linear;
+//! use burn::optim::{GradientsParams, ModuleOptimizer};
+//! use core_tensor::transform::SharedChain;
+//!
+//! #[derive(Module, Debug)]
+//! struct Model {
+//!     layer: Linear,
+//!     #[module(skip)]
+//!     chain: SharedChain, // Chain::new().then(ClipByGlobalNorm::new(1.0)?).shared()
+//! }
+//!
+//! impl Model {
+//!     // In `impl TrainStep for Model`:
+//!     fn optimize(self, optim: &mut ModuleOptimizer, lr: ModuleLearningRate, grads: GradientsParams) -> Self {
+//!         self.chain.clone().optimize(self, optim, lr, grads).expect("step").into_model()
+//!     }
+//! }
+//! ```
 //!
 //! | what is limited | rule |
 //! |---|---|
