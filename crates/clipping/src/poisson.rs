@@ -30,7 +30,7 @@ impl PoissonSampler {
     /// Number of examples, sample rate `q`, seed.
     ///
     /// # Errors
-    /// [`Error::Parameter`] unless `0 <= rate <= 1`.
+    /// [`core_tensor::Error::Parameter`] unless `0 <= rate <= 1`.
     pub fn new(examples: usize, rate: f64, seed: u64) -> Result<Self> {
         Ok(Self { examples, rate: share("rate", rate)?, random: Random::new(seed).fork("poisson sampler") })
     }
@@ -76,7 +76,7 @@ impl PoissonSampler {
     /// Go on from a state.
     ///
     /// # Errors
-    /// [`Error::State`] for another state.
+    /// [`core_tensor::Error::State`] for another state.
     pub fn load_state(&mut self, state: State) -> Result<()> {
         self.random.load_state(state)
     }

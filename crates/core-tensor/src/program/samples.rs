@@ -262,9 +262,9 @@ fn reshaped(from: &Shape, axis: Axis, to: &Shape, samples: usize) -> Option<Axis
     let before = axis.outer * (0..axis.axis).map(|d| from[d]).product::<usize>();
     let mut product = 1;
     for d in 0..to.num_dims() {
-        if product > 0 && before % product == 0 {
+        if product > 0 && before.is_multiple_of(product) {
             let outer = before / product;
-            if outer > 0 && to[d] > 0 && to[d] % (outer * samples) == 0 {
+            if outer > 0 && to[d] > 0 && to[d].is_multiple_of(outer * samples) {
                 return Some(Axis { axis: d, outer, inner: to[d] / (outer * samples) });
             }
         }
