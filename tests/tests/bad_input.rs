@@ -501,3 +501,21 @@ fn losses_have_one_output_and_cotangents_fit() {
     let (_, rows) = program.jacobian(&point, &()).unwrap();
     assert_eq!((numbers(&rows[0]), numbers(&rows[1])), (vec![2.0, 0.0], vec![0.0, 4.0]));
 }
+
+// ---- kernels that panic ---------------------------------------------------------------------------------------
+
+#[test]
+fn a_kernel_that_panics_is_an_error_and_the_program_lives_on() {
+    let point = tree(&[1.0, 2.0, 4.0]);
+    let picks = |picks: [i64; 2]| Tensor::<1, Int>::from_data(TensorData::new(picks.to_vec(), [2]), &device());
+    let program = Program::record_tree(&point, &picks([0, 2]), |point, picks: &Tensor<1, Int>| {
+        point.get::<1>("x").expect("the leaf").select(0, picks.clone()).sum()
+    });
+    let program = program.unwrap();
+    // An entry that the table does not have.
+    match program_error(program.value(&point, &picks([0, 7]))) {
+        ProgramError::Execution { message } => assert!(!message.is_empty()),
+        other => panic!("another error: {other}"),
+    }
+    assert_eq!(number(program.value(&point, &picks([1, 2])).unwrap()), 6.0);
+}

@@ -1,5 +1,6 @@
 //! An accelerated method with clipped gradients for heavy-tailed noise.
 
+use core_tensor::transform::State;
 use core_tensor::{Result, Tree};
 
 use crate::limit::positive;
@@ -91,6 +92,30 @@ impl ClippedSstm {
     pub fn steps(&self) -> u64 {
         self.steps
     }
+
+    /// What changes from step to step.
+    pub fn state(&self) -> State {
+        State::new()
+            .with("steps", self.steps)
+            .with("weight", self.weight)
+            .with("y", self.y.clone())
+            .with("z", self.z.clone())
+    }
+
+    /// Go on from a state, bit for bit.
+    ///
+    /// # Errors
+    /// [`core_tensor::Error::State`] for the state of something else, or one whose points have another structure. The method is
+    /// then as it was.
+    pub fn load_state(&mut self, mut state: State) -> Result<()> {
+        let (steps, weight): (u64, f64) = (state.take("steps")?, state.take("weight")?);
+        let (y, z): (Tree, Tree) = (state.take("y")?, state.take("z")?);
+        state.finish()?;
+        self.y.same_structure(&y)?;
+        self.z.same_structure(&z)?;
+        (self.steps, self.weight, self.y, self.z) = (steps, weight, y, z);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -114,5 +139,29 @@ mod tests {
         assert!((value(method.point()) - 4.8).abs() < 1e-6);
         assert!(ClippedSstm::new(Tree::empty(), 0.0, 1.0, 1.0).is_err());
         assert!(method.update(Tree::empty()).is_err());
+    }
+    #[test]
+    fn a_run_resumes_bit_for_bit() {
+        let device = Device::flex();
+        let start = || Tree::empty().push("x", Tensor::<1>::from_data([5.0, -3.0, 0.1], &device)).unwrap();
+        let step = |method: &mut ClippedSstm| {
+            let gradient = method.query().unwrap();
+            method.update(gradient).unwrap();
+        };
+        let mut method = ClippedSstm::new(start(), 1.0, 1.0, 2.0).unwrap();
+        (0..3).for_each(|_| step(&mut method));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        method.state().save(file.path()).unwrap();
+        let mut resumed = ClippedSstm::new(start(), 1.0, 1.0, 2.0).unwrap();
+        resumed.load_state(State::load(file.path(), &device).unwrap()).unwrap();
+        for _ in 0..3 {
+            step(&mut method);
+            step(&mut resumed);
+            core_tensor::testing::assert_same_bits(method.point(), resumed.point());
+        }
+        assert!(resumed.load_state(State::new()).is_err());
+        let other = ClippedSstm::new(Tree::empty(), 1.0, 1.0, 2.0).unwrap().state();
+        assert!(resumed.load_state(other).is_err());
+        assert_eq!(resumed.steps(), 6);
     }
 }
