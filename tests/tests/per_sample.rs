@@ -113,6 +113,9 @@ fn linear_layers_and_their_layouts() {
             let rows = x.clone().reshape([samples * positions, 4]);
             score(m.second.forward(m.first.forward(rows).tanh()).reshape([samples, positions, 3]))
         });
+        check("positions as rows of the batch", &model, of(3, [6, 4]), |m, x: &Tensor<2>| {
+            score(m.second.forward(m.first.forward(x.clone()).tanh()).reshape([3, 2, 3]))
+        });
         check("samples second", &model, of(4, [3, 2, 4]), |m, x: &Tensor<3>| {
             let steps = x.clone().swap_dims(0, 1);
             score(m.second.forward(m.first.forward(steps).tanh()).swap_dims(0, 1))
@@ -301,6 +304,14 @@ fn samples_that_influence_each_other_are_refused() {
     refused(|m, x| score(m.layer.forward(x.clone()).cumsum(0)));
     refused(|m, x| score(m.layer.forward(x.clone()).transpose().reshape([5, 4])));
     refused(|m, x| score(m.layer.forward(x.clone().flip([0])) + m.layer.forward(x.clone())));
+    // Rows of the batch that are positions of samples.
+    let rows = of(2, [10, 4]);
+    let program = Program::record_first_order(&net, &rows, |m, x: &Tensor<2>| {
+        let h = m.layer.forward(x.clone());
+        score((h.clone() - h.mean_dim(0)).reshape([5, 2, 4]))
+    });
+    let error = program.unwrap().per_sample(&point, &rows).err().expect("refused").to_string();
+    assert!(error.contains("mixes the samples"), "{error}");
     // One loss is one sample, whatever it was computed from.
     let program = Program::record_first_order(&net, &x, |m, x| m.layer.forward(x.clone()).sum()).unwrap();
     assert_eq!(program.per_sample(&point, &x).unwrap().samples(), 1);

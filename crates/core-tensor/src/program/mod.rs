@@ -348,10 +348,10 @@ impl<B: Batch> Program<B> {
 
     /// Losses of the samples of a batch and the norms of their gradients, ready for weighted sums of those gradients.
     ///
-    /// The function gives one loss a sample, shape `[samples]`; tensors of the batch whose first axis has that length are taken
-    /// to hold a sample in each row. No gradient of a single sample is stored except where it is small (biases, scales, and
-    /// weights that are used at many positions): see the module's source for the methods. There is one forward and one backward
-    /// pass, whatever the number of samples.
+    /// The function gives one loss a sample, shape `[samples]`. Tensors of the batch hold the samples along their first axis, one
+    /// after another, its length being a multiple of their number; what has another length is taken to be the same for every
+    /// sample. No gradient of a single sample is stored except where it is small (biases, scales, and weights that are used at
+    /// many positions). There is one forward and one backward pass, whatever the number of samples.
     ///
     /// That samples do not influence each other is proven operation by operation at the first call; batch normalisation in
     /// training mode is refused, for example.

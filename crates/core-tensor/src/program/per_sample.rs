@@ -38,14 +38,17 @@ pub(crate) fn per_sample(graph: &Graph, samples: usize) -> Result<Graph, Refused
     let mut seed = None;
     for entry in &graph.entries {
         let tensor = &entry.tensor;
-        let rows = tensor.shape.num_dims() > 0 && tensor.shape[0] == samples;
+        let length = if tensor.shape.num_dims() > 0 { tensor.shape[0] } else { 0 };
+        let rows = length > 0 && length.is_multiple_of(samples);
         match entry.source {
             Source::Cotangent => {
                 carried[index(tensor)] = Some(Axis::FIRST);
                 seed = Some(tensor.clone());
                 continue;
             }
-            Source::Batch(_) if rows => carried[index(tensor)] = Some(Axis::FIRST),
+            Source::Batch(_) if rows => {
+                carried[index(tensor)] = Some(Axis { inner: length / samples, ..Axis::FIRST });
+            }
             _ => {}
         }
         start.entries.push(entry.clone());
