@@ -1,6 +1,6 @@
 //! The memory behind a tensor of a host backend (flex, ndarray), as a slice.
 
-use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
+use burn::backend::{BackendTensor, DispatchDevice, DispatchTensor, DispatchTensorKind};
 use burn::tensor::{bf16, f16};
 
 /// The elements of a contiguous tensor, in row-major order.
@@ -30,6 +30,17 @@ pub(crate) fn is_host(tensor: &DispatchTensor) -> bool {
     }
 }
 
+/// Whether the device is a host backend.
+pub(crate) fn is_host_device(device: &DispatchDevice) -> bool {
+    match device {
+        #[cfg(feature = "flex")]
+        DispatchDevice::Flex(_) => true,
+        #[cfg(feature = "ndarray")]
+        DispatchDevice::NdArray(_) => true,
+        _ => false,
+    }
+}
+
 /// The elements, if the tensor is on the host and contiguous.
 pub(crate) fn slice(tensor: &DispatchTensor) -> Option<Slice<'_>> {
     match &tensor.kind {
@@ -37,6 +48,25 @@ pub(crate) fn slice(tensor: &DispatchTensor) -> Option<Slice<'_>> {
         DispatchTensorKind::Flex(BackendTensor::Float(tensor)) => flex::slice(tensor),
         #[cfg(feature = "ndarray")]
         DispatchTensorKind::NdArray(BackendTensor::Float(tensor)) => ndarray::slice(tensor),
+        _ => None,
+    }
+}
+
+/// The elements of a contiguous integer tensor of the host.
+pub(crate) enum Indices<'a> {
+    I64(&'a [i64]),
+    I32(&'a [i32]),
+}
+
+/// The elements of an integer tensor, if it is on the host, contiguous and in one of these types.
+pub(crate) fn indices(tensor: &DispatchTensor) -> Option<Indices<'_>> {
+    match &tensor.kind {
+        #[cfg(feature = "flex")]
+        DispatchTensorKind::Flex(BackendTensor::Int(tensor)) => {
+            tensor.as_slice().map(Indices::I64).or_else(|| tensor.as_slice().map(Indices::I32))
+        }
+        #[cfg(feature = "ndarray")]
+        DispatchTensorKind::NdArray(BackendTensor::Int(tensor)) => ndarray::indices(tensor),
         _ => None,
     }
 }
@@ -111,13 +141,21 @@ mod flex {
 #[cfg(feature = "ndarray")]
 #[allow(deprecated)] // Burn deprecates the backend; it is supported here as long as Burn ships it.
 mod ndarray {
-    use super::{Slice, SliceMut};
+    use super::{Indices, Slice, SliceMut};
     use burn::backend::ndarray::NdArrayTensor;
 
     pub(super) fn slice(tensor: &NdArrayTensor) -> Option<Slice<'_>> {
         match tensor {
             NdArrayTensor::F64(storage) => storage.view().to_slice().map(Slice::F64),
             NdArrayTensor::F32(storage) => storage.view().to_slice().map(Slice::F32),
+            _ => None,
+        }
+    }
+
+    pub(super) fn indices(tensor: &NdArrayTensor) -> Option<Indices<'_>> {
+        match tensor {
+            NdArrayTensor::I64(storage) => storage.view().to_slice().map(Indices::I64),
+            NdArrayTensor::I32(storage) => storage.view().to_slice().map(Indices::I32),
             _ => None,
         }
     }

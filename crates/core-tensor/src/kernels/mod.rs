@@ -1,8 +1,11 @@
 //! What a tree computes leaf by leaf: on the host in one fused pass over memory, in place where the
 //! buffer has no other holder; elsewhere as tensor operations.
 
+pub(crate) mod conv;
 pub(crate) mod elementary;
+pub(crate) mod fused;
 pub(crate) mod host;
+pub(crate) mod pool;
 pub(crate) mod slices;
 
 mod device_reduce;

@@ -1,65 +1,111 @@
-//! Running a graph: a schedule with lifetimes, made once, and its execution on a device.
+//! Running a graph: a schedule made once, and its execution on a device.
+//!
+//! On a host backend, element-wise operations run in groups ([`fuse`](super::fuse)), and steps that do not need one another run at
+//! the same time: a value and its tangent, the gradients of a layer's input and of its weight. Both change when something is
+//! computed, not what.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use burn::backend::ir::{IrVisitorMut, OperationIr, TensorIr, TensorStatus};
+use burn::backend::ir::{BaseOperationIr, FloatOperationIr, IrVisitorMut, OperationIr, TensorId, TensorIr};
 use burn::backend::{DispatchDevice, DispatchTensor};
 use burn::tensor::Device;
+use rayon::Scope;
 
 use super::error::ProgramError;
+use super::fuse::{Group, Piece, fuse};
 use super::graph::{Entry, Graph, index};
 use super::operations::{Values, execute};
 use super::record::panic_message;
+use crate::kernels::fused::Kernel;
+use crate::kernels::host::is_host_device;
 
-/// A graph with the last use of every tensor marked.
+/// Work, in simple operations on one element, that is worth handing to another thread.
+const HEAVY: usize = 1 << 15;
+/// Below this much work a schedule stays on the caller's thread.
+const PARALLEL: usize = 1 << 20;
+
+/// A graph whose steps know who reads them.
 #[derive(Debug)]
 pub(crate) struct Schedule {
     pub entries: Vec<Entry>,
     pub outputs: Vec<TensorIr>,
     steps: Vec<Step>,
-    tensors: usize,
+    /// How often each tensor is read, as an output too.
+    readers: Vec<usize>,
+    /// The steps that read no other step's results.
+    first: Vec<usize>,
+    work: usize,
 }
 
 #[derive(Debug)]
 struct Step {
-    /// Tensors are [`TensorStatus::ReadWrite`] where this is their last use.
-    operation: OperationIr,
-    /// Tensors to drop afterwards that the operation does not consume itself.
-    drop: Vec<usize>,
+    action: Action,
+    /// Steps whose results this one reads.
+    waits: usize,
+    /// Steps that read this one's results.
+    next: Vec<usize>,
+    heavy: bool,
+}
+
+#[derive(Debug)]
+enum Action {
+    One(OperationIr),
+    /// Operations in one pass over memory where the device is the host, else one by one.
+    Fused {
+        kernel: Kernel,
+        inputs: Vec<TensorIr>,
+        outputs: Vec<TensorIr>,
+        plain: Box<Schedule>,
+    },
 }
 
 impl Schedule {
     pub fn new(graph: Graph) -> Self {
-        let mut needed = vec![false; graph.tensors];
-        graph.outputs.iter().for_each(|out| needed[index(out)] = true);
-        let mut steps: Vec<Step> = Vec::with_capacity(graph.operations.len());
-        for mut operation in graph.operations.into_iter().rev() {
-            let mut drop = Vec::new();
-            // Results nobody reads.
-            drop.extend(operation.outputs().map(index).filter(|out| !needed[*out]));
-            let inputs: Vec<usize> = operation.inputs().map(index).collect();
-            let mut last = Vec::new();
-            for (position, input) in inputs.iter().enumerate() {
-                if needed[*input] || inputs[..position].contains(input) {
-                    continue;
-                }
-                // An operation reading one tensor twice shares it and drops it after.
-                match inputs.iter().filter(|other| *other == input).count() {
-                    1 => last.push(*input),
-                    _ => drop.push(*input),
-                }
+        let pieces = fuse(&graph);
+        Self::of(graph, pieces)
+    }
+
+    fn of(graph: Graph, pieces: Vec<Piece>) -> Self {
+        let mut readers = vec![0; graph.tensors];
+        let mut writer = vec![None; graph.tensors];
+        let mut steps: Vec<Step> = Vec::with_capacity(pieces.len());
+        let (mut first, mut total) = (Vec::new(), 0);
+        for (position, piece) in pieces.into_iter().enumerate() {
+            let work: usize = match &piece {
+                Piece::One(operation) => work(operation),
+                Piece::Group(group) => group.kernel.work(),
+            };
+            let action = Action::new(piece);
+            let mut before = Vec::new();
+            action.inputs(&mut |input| {
+                readers[index(input)] += 1;
+                before.extend(writer[index(input)]);
+            });
+            before.sort_unstable();
+            before.dedup();
+            for step in &before {
+                let step: &mut Step = &mut steps[*step];
+                step.next.push(position);
             }
-            inputs.iter().for_each(|input| needed[*input] = true);
-            operation.visit_mut(&mut MarkLast(&last));
-            steps.push(Step { operation, drop });
+            if before.is_empty() {
+                first.push(position);
+            }
+            action.outputs(&mut |out| writer[index(out)] = Some(position));
+            steps.push(Step { action, waits: before.len(), next: Vec::new(), heavy: work >= HEAVY });
+            total += work;
         }
-        steps.reverse();
-        Schedule { entries: graph.entries, outputs: graph.outputs, steps, tensors: graph.tensors }
+        graph.outputs.iter().for_each(|out| readers[index(out)] += 1);
+        Schedule { entries: graph.entries, outputs: graph.outputs, steps, readers, first, work: total }
     }
 
     /// Number of operations.
     pub fn len(&self) -> usize {
-        self.steps.len()
+        let count = |step: &Step| match &step.action {
+            Action::One(_) => 1,
+            Action::Fused { plain, .. } => plain.len(),
+        };
+        self.steps.iter().map(count).sum()
     }
 
     /// Runs the schedule with the given values of its entries, in order, and returns the outputs.
@@ -76,26 +122,138 @@ impl Schedule {
 
     fn run_unguarded(&self, entries: Vec<DispatchTensor>, device: &DispatchDevice) -> Vec<DispatchTensor> {
         let settings = Device::new(device.clone()).settings();
-        let mut values = Values { slots: vec![None; self.tensors], device, bool: settings.bool_dtype };
+        let values = Values::new(&self.readers, device, settings.bool_dtype);
         for (entry, value) in self.entries.iter().zip(entries) {
-            values.slots[index(&entry.tensor)] = Some(value);
+            values.set(&entry.tensor, value);
         }
-        for step in &self.steps {
-            let done = execute(&step.operation, &mut values);
-            assert!(done, "recording accepts only operations that can be executed: {:?}", step.operation);
-            step.drop.iter().for_each(|slot| values.slots[*slot] = None);
+        match self.work >= PARALLEL && is_host_device(device) && rayon::current_num_threads() > 1 {
+            true => self.run_parallel(&values),
+            false => self.steps.iter().for_each(|step| step.action.run(&values)),
         }
-        self.outputs.iter().map(|out| values.slots[index(out)].clone().expect("outputs outlive the schedule")).collect()
+        self.outputs.iter().map(|out| values.get(out)).collect()
+    }
+
+    fn run_parallel(&self, values: &Values<'_>) {
+        let waiting: Vec<AtomicUsize> = self.steps.iter().map(|step| AtomicUsize::new(step.waits)).collect();
+        rayon::scope(|scope| self.follow(self.first.clone(), values, &waiting, scope));
+    }
+
+    /// Runs `ready` steps and what they make ready; hands all heavy steps but one at a time to other threads.
+    fn follow<'s>(
+        &'s self,
+        mut ready: Vec<usize>,
+        values: &'s Values<'s>,
+        waiting: &'s [AtomicUsize],
+        scope: &Scope<'s>,
+    ) {
+        let (mut light, mut heavy) = (Vec::new(), None);
+        loop {
+            for step in ready.drain(..) {
+                if !self.steps[step].heavy {
+                    light.push(step);
+                } else if heavy.is_none() {
+                    heavy = Some(step);
+                } else {
+                    scope.spawn(move |scope| self.follow(vec![step], values, waiting, scope));
+                }
+            }
+            let Some(step) = light.pop().or_else(|| heavy.take()) else { return };
+            let step = &self.steps[step];
+            step.action.run(values);
+            ready.extend(step.next.iter().filter(|next| waiting[**next].fetch_sub(1, Ordering::AcqRel) == 1));
+        }
     }
 }
 
-struct MarkLast<'a>(&'a [usize]);
-
-impl IrVisitorMut for MarkLast<'_> {
-    fn visit_tensor_mut(&mut self, tensor: &mut TensorIr) {
-        tensor.status = match self.0.contains(&index(tensor)) {
-            true => TensorStatus::ReadWrite,
-            false => TensorStatus::ReadOnly,
+impl Action {
+    fn new(piece: Piece) -> Self {
+        let Group { mut operations, kernel, inputs, outputs } = match piece {
+            Piece::One(operation) => return Action::One(operation),
+            Piece::Group(group) => group,
         };
+        // The operations on their own, with tensors counted from 0.
+        let mut local = Local(Vec::new());
+        let mut renamed = |tensors: &[TensorIr]| -> Vec<TensorIr> {
+            let mut tensors = tensors.to_vec();
+            tensors.iter_mut().for_each(|tensor| local.visit_tensor_mut(tensor));
+            tensors
+        };
+        let (entries, results) = (renamed(&inputs), renamed(&outputs));
+        operations.iter_mut().for_each(|operation| operation.visit_mut(&mut local));
+        let entry = |(source, tensor)| Entry { tensor, source: super::graph::Source::Kept(source) };
+        let graph = Graph {
+            entries: entries.into_iter().enumerate().map(entry).collect(),
+            outputs: results,
+            tensors: local.0.len(),
+            ..Graph::default()
+        };
+        let plain = Schedule::of(graph, operations.into_iter().map(Piece::One).collect());
+        Action::Fused { kernel, inputs, outputs, plain: Box::new(plain) }
+    }
+
+    fn inputs(&self, visit: &mut dyn FnMut(&TensorIr)) {
+        match self {
+            Action::One(operation) => operation.inputs().for_each(visit),
+            Action::Fused { inputs, .. } => inputs.iter().for_each(visit),
+        }
+    }
+
+    fn outputs(&self, visit: &mut dyn FnMut(&TensorIr)) {
+        match self {
+            Action::One(operation) => operation.outputs().for_each(visit),
+            Action::Fused { outputs, .. } => outputs.iter().for_each(visit),
+        }
+    }
+
+    fn run(&self, values: &Values<'_>) {
+        match self {
+            Action::One(operation) => {
+                let done = execute(operation, values);
+                assert!(done, "recording accepts only operations that can be executed: {operation:?}");
+            }
+            Action::Fused { kernel, inputs, outputs, plain } => {
+                let inputs = inputs.iter().map(|input| values.get(input)).collect();
+                let results = match kernel.run(inputs, values.device) {
+                    Ok(results) => results,
+                    Err(inputs) => plain.run_unguarded(inputs, values.device),
+                };
+                outputs.iter().zip(results).for_each(|(out, value)| values.set(out, value));
+            }
+        }
+    }
+}
+
+/// Roughly the time of an operation, in simple operations on one element.
+fn work(operation: &OperationIr) -> usize {
+    use BaseOperationIr as B;
+    let largest = || {
+        let tensors = operation.inputs().chain(operation.outputs());
+        tensors.map(|tensor| tensor.shape.num_elements()).max().unwrap_or(0)
+    };
+    match operation {
+        OperationIr::BaseFloat(op) | OperationIr::BaseInt(op) | OperationIr::BaseBool(op) => match op {
+            B::Reshape(_) | B::SwapDims(_) | B::Permute(_) | B::Expand(_) | B::Slice(_) => 0,
+            _ => largest(),
+        },
+        OperationIr::Float(_, FloatOperationIr::Matmul(d)) => {
+            let depth = d.lhs.shape.iter().last().copied().unwrap_or(1);
+            d.out.shape.num_elements() * depth.div_ceil(8)
+        }
+        OperationIr::Module(_) => 16 * largest(),
+        _ => largest(),
+    }
+}
+
+/// Renames tensors in the order in which they are met.
+struct Local(Vec<TensorId>);
+
+impl IrVisitorMut for Local {
+    fn visit_tensor_mut(&mut self, tensor: &mut TensorIr) {
+        let known = self.0.iter().position(|id| *id == tensor.id);
+        let local = known.unwrap_or_else(|| {
+            self.0.push(tensor.id);
+            self.0.len() - 1
+        });
+        tensor.id = TensorId::new(local as u64);
     }
 }

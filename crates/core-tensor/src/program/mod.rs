@@ -34,7 +34,9 @@ mod batch;
 mod difference;
 mod error;
 mod execute;
+mod fuse;
 mod graph;
+mod lower;
 mod operations;
 mod per_sample;
 mod record;
@@ -506,7 +508,8 @@ impl<B: Batch> Program<B> {
         }
         let mut recording =
             record::record(device, key.0.clone(), want, &|leaf| self.path(leaf), &mut |tape| (self.body)(tape, batch))?;
-        recording.graph = simplify::simplify(std::mem::take(&mut recording.graph));
+        let graph = simplify::simplify(std::mem::take(&mut recording.graph));
+        recording.graph = simplify::simplify(lower::lower(graph));
         let recording = Arc::new(recording);
         lock(&self.recordings).insert(slot, recording.clone());
         Ok(recording)

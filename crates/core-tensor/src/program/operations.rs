@@ -3,34 +3,57 @@
 //! A direct translation from Burn's operation descriptions to the rank-free functions of [`Dispatch`]. Boolean
 //! storage follows the executing device's default.
 
+use std::sync::{Mutex, MutexGuard};
+
 use burn::backend::ir::*;
 use burn::backend::ops::{ActivationOps, BoolTensorOps, FloatTensorOps, IntTensorOps, ModuleOps, UnfoldOptions};
 use burn::backend::{Dispatch as B, DispatchDevice, DispatchTensor};
 use burn::tensor::{BoolDType, Scalar};
 
 use super::graph::index;
-use crate::kernels::elementary;
+use crate::kernels::{conv, elementary, pool};
 
-/// The values of a graph's tensors while it runs.
+/// The values of a graph's tensors while it runs, on any number of threads.
 pub(crate) struct Values<'a> {
-    pub slots: Vec<Option<DispatchTensor>>,
+    slots: Vec<Mutex<Slot>>,
     pub device: &'a DispatchDevice,
     pub bool: BoolDType,
 }
 
-impl Values<'_> {
-    /// The value of a tensor: handed over at its last use, so that backends can work in place, else shared.
-    fn get(&mut self, tensor: &TensorIr) -> DispatchTensor {
-        let slot = &mut self.slots[index(tensor)];
-        match tensor.status {
-            TensorStatus::ReadWrite => slot.take(),
-            _ => slot.clone(),
+struct Slot {
+    value: Option<DispatchTensor>,
+    /// How often the value will still be read.
+    readers: usize,
+}
+
+impl<'a> Values<'a> {
+    /// No values yet, for tensors that are read so many times.
+    pub fn new(readers: &[usize], device: &'a DispatchDevice, bool: BoolDType) -> Self {
+        let slots = readers.iter().map(|readers| Mutex::new(Slot { value: None, readers: *readers })).collect();
+        Values { slots, device, bool }
+    }
+
+    /// The value of a tensor: handed over at its last reading, so that backends can work in place, else shared.
+    pub fn get(&self, tensor: &TensorIr) -> DispatchTensor {
+        let mut slot = self.slot(tensor);
+        slot.readers -= 1;
+        match slot.readers {
+            0 => slot.value.take(),
+            _ => slot.value.clone(),
         }
         .expect("a tensor is computed before it is read")
     }
 
-    fn set(&mut self, tensor: &TensorIr, value: DispatchTensor) {
-        self.slots[index(tensor)] = Some(value);
+    /// Keeps a value that will be read.
+    pub fn set(&self, tensor: &TensorIr, value: DispatchTensor) {
+        let mut slot = self.slot(tensor);
+        if slot.readers > 0 {
+            slot.value = Some(value);
+        }
+    }
+
+    fn slot(&self, tensor: &TensorIr) -> MutexGuard<'_, Slot> {
+        self.slots[index(tensor)].lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -69,7 +92,7 @@ macro_rules! scalar {
 }
 
 /// Executes `operation`, reading and writing `values`. `false` where no backend executes such an operation.
-pub(crate) fn execute(operation: &OperationIr, v: &mut Values<'_>) -> bool {
+pub(crate) fn execute(operation: &OperationIr, v: &Values<'_>) -> bool {
     match operation {
         OperationIr::BaseFloat(op) => base_float(op, v),
         OperationIr::BaseInt(op) => base_int(op, v),
@@ -85,7 +108,7 @@ pub(crate) fn execute(operation: &OperationIr, v: &mut Values<'_>) -> bool {
     }
 }
 
-fn base_float(op: &BaseOperationIr, v: &mut Values<'_>) -> bool {
+fn base_float(op: &BaseOperationIr, v: &Values<'_>) -> bool {
     use BaseOperationIr as O;
     match op {
         O::Reshape(d) => run!(v, d, B::float_reshape, [input], d.out.shape.clone()),
@@ -111,7 +134,9 @@ fn base_float(op: &BaseOperationIr, v: &mut Values<'_>) -> bool {
         O::MaskFill(d) => run!(v, d, B::float_mask_fill, [tensor, mask], Scalar::from(d.value)),
         O::Gather(d) => {
             let (tensor, indices) = (v.get(&d.tensor), v.get(&d.indices));
-            v.set(&d.out, B::float_gather(d.dim, tensor, indices));
+            let last = d.dim + 1 == d.tensor.shape.num_dims();
+            let own = if last { pool::gather_last(&tensor, &indices) } else { None };
+            v.set(&d.out, own.unwrap_or_else(|| B::float_gather(d.dim, tensor, indices)));
         }
         O::Scatter(d) => {
             let (tensor, indices, value) = (v.get(&d.tensor), v.get(&d.indices), v.get(&d.value));
@@ -140,7 +165,7 @@ fn base_float(op: &BaseOperationIr, v: &mut Values<'_>) -> bool {
     true
 }
 
-fn base_int(op: &BaseOperationIr, v: &mut Values<'_>) -> bool {
+fn base_int(op: &BaseOperationIr, v: &Values<'_>) -> bool {
     use BaseOperationIr as O;
     match op {
         O::Reshape(d) => run!(v, d, B::int_reshape, [input], d.out.shape.clone()),
@@ -195,7 +220,7 @@ fn base_int(op: &BaseOperationIr, v: &mut Values<'_>) -> bool {
     true
 }
 
-fn base_bool(op: &BaseOperationIr, v: &mut Values<'_>) -> bool {
+fn base_bool(op: &BaseOperationIr, v: &Values<'_>) -> bool {
     use BaseOperationIr as O;
     match op {
         O::Reshape(d) => run!(v, d, B::bool_reshape, [input], d.out.shape.clone()),
@@ -252,7 +277,7 @@ fn base_bool(op: &BaseOperationIr, v: &mut Values<'_>) -> bool {
     true
 }
 
-fn numeric_float(op: &NumericOperationIr, v: &mut Values<'_>) -> bool {
+fn numeric_float(op: &NumericOperationIr, v: &Values<'_>) -> bool {
     use NumericOperationIr as O;
     match op {
         O::Add(d) => run!(v, d, B::float_add, [lhs, rhs]),
@@ -346,7 +371,7 @@ fn numeric_float(op: &NumericOperationIr, v: &mut Values<'_>) -> bool {
     true
 }
 
-fn numeric_int(op: &NumericOperationIr, v: &mut Values<'_>) -> bool {
+fn numeric_int(op: &NumericOperationIr, v: &Values<'_>) -> bool {
     use NumericOperationIr as O;
     match op {
         O::Add(d) => run!(v, d, B::int_add, [lhs, rhs]),
@@ -438,7 +463,7 @@ fn numeric_int(op: &NumericOperationIr, v: &mut Values<'_>) -> bool {
     true
 }
 
-fn boolean(op: &BoolOperationIr, v: &mut Values<'_>) -> bool {
+fn boolean(op: &BoolOperationIr, v: &Values<'_>) -> bool {
     use BoolOperationIr as O;
     match op {
         O::IntoFloat(d) => run!(v, d, B::bool_into_float, [input], d.out.dtype.into()),
@@ -451,7 +476,7 @@ fn boolean(op: &BoolOperationIr, v: &mut Values<'_>) -> bool {
     true
 }
 
-fn integer(op: &IntOperationIr, v: &mut Values<'_>) -> bool {
+fn integer(op: &IntOperationIr, v: &Values<'_>) -> bool {
     use IntOperationIr as O;
     match op {
         O::IntoFloat(d) => run!(v, d, B::int_into_float, [input], d.out.dtype.into()),
@@ -471,7 +496,7 @@ fn integer(op: &IntOperationIr, v: &mut Values<'_>) -> bool {
     true
 }
 
-fn float(op: &FloatOperationIr, v: &mut Values<'_>) -> bool {
+fn float(op: &FloatOperationIr, v: &Values<'_>) -> bool {
     use FloatOperationIr as O;
     match op {
         O::Exp(d) => elementary!(v, d, elementary::exp, B::float_exp),
@@ -511,7 +536,7 @@ fn float(op: &FloatOperationIr, v: &mut Values<'_>) -> bool {
     true
 }
 
-fn activation(op: &ActivationOperationIr, v: &mut Values<'_>) -> bool {
+fn activation(op: &ActivationOperationIr, v: &Values<'_>) -> bool {
     use ActivationOperationIr as O;
     match op {
         O::Relu(d) => run!(v, d, B::relu, [input]),
@@ -547,7 +572,7 @@ fn exact_gelu_backward(x: DispatchTensor, g: DispatchTensor) -> DispatchTensor {
     B::float_mul(g, B::float_add(cdf, B::float_mul(x, density)))
 }
 
-fn module(op: &ModuleOperationIr, v: &mut Values<'_>) -> bool {
+fn module(op: &ModuleOperationIr, v: &Values<'_>) -> bool {
     use ModuleOperationIr as O;
     macro_rules! convolution {
         ($d:ident, $f:path) => {{
@@ -566,7 +591,12 @@ fn module(op: &ModuleOperationIr, v: &mut Values<'_>) -> bool {
         O::LinearWeightBackward(d) => run!(v, d, B::linear_weight_backward, [x, output_grad]),
         O::LinearBiasBackward(d) => run!(v, d, B::linear_bias_backward, [output_grad]),
         O::Conv1d(d) => convolution!(d, B::conv1d),
-        O::Conv2d(d) => convolution!(d, B::conv2d),
+        O::Conv2d(d) => {
+            let (x, weight) = (v.get(&d.x), v.get(&d.weight));
+            let bias = d.bias.as_ref().map(|bias| v.get(bias));
+            let own = plain(&d.options).and_then(|padding| conv::conv2d(&x, &weight, bias.as_ref(), padding));
+            v.set(&d.out, own.unwrap_or_else(|| B::conv2d(x, weight, bias, d.options.clone().into())));
+        }
         O::Conv3d(d) => convolution!(d, B::conv3d),
         O::ConvTranspose1d(d) => convolution!(d, B::conv_transpose1d),
         O::ConvTranspose2d(d) => convolution!(d, B::conv_transpose2d),
@@ -575,7 +605,9 @@ fn module(op: &ModuleOperationIr, v: &mut Values<'_>) -> bool {
             run!(v, d, B::conv1d_x_backward, [x, weight, output_grad], d.options.clone().into())
         }
         O::Conv2dXBackward(d) => {
-            run!(v, d, B::conv2d_x_backward, [x, weight, output_grad], d.options.clone().into())
+            let (x, weight, grad) = (v.get(&d.x), v.get(&d.weight), v.get(&d.output_grad));
+            let own = plain(&d.options).and_then(|p| conv::conv2d_x_backward(&d.x.shape, &weight, &grad, p));
+            v.set(&d.out, own.unwrap_or_else(|| B::conv2d_x_backward(x, weight, grad, d.options.clone().into())));
         }
         O::Conv3dXBackward(d) => {
             run!(v, d, B::conv3d_x_backward, [x, weight, output_grad], d.options.clone().into())
@@ -584,13 +616,19 @@ fn module(op: &ModuleOperationIr, v: &mut Values<'_>) -> bool {
             run!(v, d, B::conv1d_weight_backward, [x, weight, output_grad], d.options.clone().into())
         }
         O::Conv2dWeightBackward(d) => {
-            run!(v, d, B::conv2d_weight_backward, [x, weight, output_grad], d.options.clone().into())
+            let (x, weight, grad) = (v.get(&d.x), v.get(&d.weight), v.get(&d.output_grad));
+            let own = plain(&d.options).and_then(|p| conv::conv2d_weight_backward(&x, &d.weight.shape, &grad, p));
+            v.set(&d.out, own.unwrap_or_else(|| B::conv2d_weight_backward(x, weight, grad, d.options.clone().into())));
         }
         O::Conv3dWeightBackward(d) => {
             run!(v, d, B::conv3d_weight_backward, [x, weight, output_grad], d.options.clone().into())
         }
         O::Conv1dBiasBackward(d) => run!(v, d, B::conv1d_bias_backward, [x, bias, output_grad]),
-        O::Conv2dBiasBackward(d) => run!(v, d, B::conv2d_bias_backward, [x, bias, output_grad]),
+        O::Conv2dBiasBackward(d) => {
+            let (x, bias, grad) = (v.get(&d.x), v.get(&d.bias), v.get(&d.output_grad));
+            let own = conv::conv2d_bias_backward(&grad);
+            v.set(&d.out, own.unwrap_or_else(|| B::conv2d_bias_backward(x, bias, grad)));
+        }
         O::Conv3dBiasBackward(d) => run!(v, d, B::conv3d_bias_backward, [x, bias, output_grad]),
         O::ConvTranspose1dWeightBackward(d) => {
             run!(v, d, B::conv_transpose1d_weight_backward, [x, weight, output_grad], d.options.clone().into())
@@ -666,6 +704,12 @@ fn module(op: &ModuleOperationIr, v: &mut Values<'_>) -> bool {
         }
         O::MaxPool2dWithIndices(d) => {
             let x = v.get(&d.x);
+            let plain = d.padding == [0, 0] && d.dilation == [1, 1] && !d.ceil_mode;
+            if plain && let Some((out, indices)) = pool::max_pool2d(&x, d.kernel_size, d.stride, d.out_indices.dtype) {
+                v.set(&d.out, out);
+                v.set(&d.out_indices, indices);
+                return true;
+            }
             let dtype = d.out_indices.dtype.into();
             let pooled =
                 B::max_pool2d_with_indices(x, d.kernel_size, d.stride, d.padding, d.dilation, d.ceil_mode, dtype);
@@ -730,6 +774,13 @@ fn module(op: &ModuleOperationIr, v: &mut Values<'_>) -> bool {
         }
     }
     true
+}
+
+/// The padding of a convolution that has nothing else special.
+fn plain(options: &Conv2dOptionsIr) -> Option<[usize; 2]> {
+    let [(top, bottom), (left, right)] = options.padding;
+    let plain = options.stride == [1, 1] && options.dilation == [1, 1] && options.groups == 1;
+    (plain && top == bottom && left == right).then_some([top, left])
 }
 
 /// Whether the executor knows the operation, checked once when a graph is recorded.

@@ -16,6 +16,7 @@ pub(crate) fn simplify(graph: Graph) -> Graph {
     let mut pass = Pass {
         rename: vec![None; graph.tensors],
         filled: vec![None; graph.tensors],
+        narrow: vec![None; graph.tensors],
         seen: HashMap::new(),
         operations: Vec::with_capacity(graph.operations.len()),
     };
@@ -58,6 +59,8 @@ struct Pass {
     rename: Vec<Option<TensorIr>>,
     /// A tensor known to hold one value everywhere.
     filled: Vec<Option<f64>>,
+    /// What a tensor is expanded from, if it is.
+    narrow: Vec<Option<TensorIr>>,
     /// Operations by what they compute: the operation with its results' ids erased, by hash.
     seen: HashMap<u64, Vec<(OperationIr, Vec<TensorIr>)>>,
     operations: Vec<OperationIr>,
@@ -92,6 +95,14 @@ impl Pass {
                 self.rename[index(&out)] = Some(input);
                 return;
             }
+        } else if let Some(expanded) = self.by_ones(&operation) {
+            operation = expanded;
+        }
+        self.without_expansion(&mut operation);
+        if let OperationIr::BaseFloat(BaseOperationIr::Expand(d)) = &operation
+            && d.input.shape.num_dims() == d.out.shape.num_dims()
+        {
+            self.narrow[index(&d.out)] = Some(d.input.clone());
         }
         let outputs: Vec<TensorIr> = operation.outputs().cloned().collect();
         let mut key = operation.clone();
@@ -173,6 +184,32 @@ impl Pass {
                 _ => None,
             },
             _ => None,
+        }
+    }
+
+    /// Multiplication by a larger tensor of ones as an expansion.
+    fn by_ones(&self, operation: &OperationIr) -> Option<OperationIr> {
+        let OperationIr::NumericFloat(_, NumericOperationIr::Mul(d)) = operation else { return None };
+        let input = match () {
+            _ if self.is(&d.rhs, 1.0) => &d.lhs,
+            _ if self.is(&d.lhs, 1.0) => &d.rhs,
+            _ => return None,
+        };
+        (input.shape.num_dims() == d.out.shape.num_dims()).then(|| {
+            OperationIr::BaseFloat(BaseOperationIr::Expand(ShapeOpIr { input: input.clone(), out: d.out.clone() }))
+        })
+    }
+
+    /// Lets arithmetic with a tensor of the full shape expand its other operand by itself.
+    fn without_expansion(&self, operation: &mut OperationIr) {
+        use NumericOperationIr as N;
+        if let OperationIr::NumericFloat(_, N::Add(d) | N::Sub(d) | N::Mul(d) | N::Div(d)) = operation {
+            let (lhs, rhs) = (self.narrow[index(&d.lhs)].clone(), self.narrow[index(&d.rhs)].clone());
+            match (lhs, rhs) {
+                (Some(lhs), _) if d.rhs.shape == d.out.shape => d.lhs = lhs,
+                (_, Some(rhs)) if d.lhs.shape == d.out.shape => d.rhs = rhs,
+                _ => {}
+            }
         }
     }
 

@@ -593,12 +593,11 @@ impl Pass {
                 let out = self.b.mask_where(&dx, &mask, &low);
                 self.set(&d.out, Some(out));
             }
-            A::Gelu(d) => {
-                if let Some(dx) = self.get(&d.input) {
-                    let out = self.b.gelu_backward(&d.input, &dx);
-                    self.set(&d.out, Some(out));
-                }
-            }
+            // The slope alone, which a gradient through the same function shares.
+            A::Gelu(d) => self.chain(&d.input, &d.out, |b| {
+                let ones = b.full(&d.input.shape, d.input.dtype, 1.0);
+                b.gelu_backward(&d.input, &ones)
+            }),
             A::GeluBackward(d) => {
                 // y = g·(Φ + xφ): ∂x = g·φ·(2 − x²)
                 let g = self.get(&d.rhs).map(|dg| self.b.gelu_backward(&d.lhs, &dg));
