@@ -57,7 +57,7 @@ use crate::poisson::PoissonSampler;
 /// })?;
 /// let mut dp = DpSgd::new(Flat::new(1.0)?, 2.0, 100, 10.0)?.budget(1.0)?.physical_batch(16)?;
 /// while let Some(step) = dp.step(&program, &Tree::from_module(&model), rows)? {
-///     model = optim.step(0.1.into(), model, step.gradient.into_params()?);
+///     model = optim.step(0.1, model, step.gradient.into_params()?);
 /// }
 /// assert!(dp.epsilon()? <= 1.0 && dp.steps() > 20);
 /// # Ok::<(), core_tensor::Error>(())

@@ -116,7 +116,7 @@ pub fn clip_by_global_norm(grads: Tree, max_norm: f64) -> Result<(Tree, Clip)> {
 ///     let loss = model.forward(Tensor::<2>::ones([4, 3], &device)).powi_scalar(2).mean();
 ///     let grads = GradientsParams::from_grads(loss.backward(), &model);
 ///     let (grads, clip) = clip_grad_norm(grads, &model, 1.0)?;
-///     model = optim.step(1e-3.into(), model, grads);
+///     model = optim.step(1e-3, model, grads);
 ///     println!("norm before clipping {}", clip.norm.value());
 /// }
 /// # Ok::<(), core_tensor::Error>(())

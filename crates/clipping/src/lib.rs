@@ -10,7 +10,7 @@
 //! # let loss = model.forward(Tensor::<2>::ones([4, 3], &device)).powi_scalar(2).mean();
 //! let grads = GradientsParams::from_grads(loss.backward(), &model);
 //! let (grads, clip) = clipping::clip_grad_norm(grads, &model, 1.0)?; // the line
-//! model = optim.step(1e-3.into(), model, grads);
+//! model = optim.step(1e-3, model, grads);
 //! # let _ = (model, clip);
 //! # Ok::<(), core_tensor::Error>(())
 //! ```

@@ -44,7 +44,7 @@ fn train(mut dp: DpSgd, lr: f64) -> (f64, u64) {
     let mut optim = SgdConfig::new().init();
     let program = Program::record_first_order(&model, &rows(&data.train, &[0, 1]), losses).unwrap();
     while let Some(step) = dp.step(&program, &Tree::from_module(&model), |i| rows(&data.train, i)).unwrap() {
-        model = optim.step(lr.into(), model, step.gradient.into_params().unwrap());
+        model = optim.step(lr, model, step.gradient.into_params().unwrap());
     }
     let epsilon = dp.epsilon().unwrap();
     assert!(epsilon <= 3.0 && epsilon > 2.9, "the budget is used and kept: {epsilon}");
