@@ -311,3 +311,72 @@ impl WithSimd for WeightPart<'_> {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::backend::ops::{ConvOptions, ModuleOps};
+    use burn::tensor::{Distribution, Tensor, TensorData, Tolerance};
+
+    /// Batch, input channels, output channels; size, kernel, padding.
+    const CASES: [([usize; 3], [[usize; 2]; 3]); 6] = [
+        ([1, 1, 1], [[1, 1], [1, 1], [0, 0]]),
+        ([2, 3, 4], [[7, 5], [3, 3], [0, 0]]),
+        ([3, 1, 8], [[28, 28], [3, 3], [0, 0]]),
+        ([9, 8, 17], [[13, 13], [3, 3], [1, 1]]),
+        ([2, 2, 3], [[6, 40], [2, 5], [1, 4]]),
+        ([17, 5, 9], [[4, 4], [4, 4], [2, 0]]),
+    ];
+
+    fn check(name: &str, got: Option<DispatchTensor>, want: DispatchTensor) {
+        let got = got.unwrap_or_else(|| panic!("{name}: no kernel"));
+        assert_eq!(got.shape(), want.shape(), "{name}");
+        let data = |x: DispatchTensor| {
+            let flat = x.shape().num_elements();
+            Tensor::<1>::from_dispatch(Dispatch::float_reshape(x, Shape::new([flat]))).into_data()
+        };
+        data(got).assert_approx_eq::<f32>(&data(want), Tolerance::rel_abs(1e-4, 1e-4));
+    }
+
+    #[test]
+    fn convolutions_and_their_gradients_are_those_of_burn() {
+        for device in crate::testing::host_devices() {
+            for ([batch, inputs, outputs], [size, kernel, padding]) in CASES {
+                let draw = |shape: [usize; 4]| {
+                    Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device).into_dispatch()
+                };
+                let x = draw([batch, inputs, size[0], size[1]]);
+                let weight = draw([outputs, inputs, kernel[0], kernel[1]]);
+                let bias = Tensor::<1>::random([outputs], Distribution::Default, &device).into_dispatch();
+                let options = || ConvOptions::new([1, 1], padding, [1, 1], 1);
+                let out = Dispatch::conv2d(x.clone(), weight.clone(), Some(bias.clone()), options());
+                check("value", conv2d(&x, &weight, Some(&bias), padding), out.clone());
+                let plain = Dispatch::conv2d(x.clone(), weight.clone(), None, options());
+                check("without bias", conv2d(&x, &weight, None, padding), plain);
+                let grad = draw(out.shape().dims());
+                if padding[0] < kernel[0] && padding[1] < kernel[1] {
+                    let want = Dispatch::conv2d_x_backward(x.clone(), weight.clone(), grad.clone(), options());
+                    check("input", conv2d_x_backward(&x.shape(), &weight, &grad, padding), want);
+                }
+                let want = Dispatch::conv2d_weight_backward(x.clone(), weight.clone(), grad.clone(), options());
+                check("weight", conv2d_weight_backward(&x, &weight.shape(), &grad, padding), want);
+                let want = Dispatch::conv2d_bias_backward(x.clone(), bias.clone(), grad.clone());
+                check("bias", conv2d_bias_backward(&grad), want);
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_no_kernel_is_left_to_burn() {
+        let device = crate::testing::host_devices().swap_remove(0);
+        let draw = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Default, &device).into_dispatch();
+        let (x, weight) = (draw([1, 200, 6, 6]), draw([2, 200, 3, 3]));
+        assert!(conv2d(&x, &weight, None, [0, 0]).is_none(), "a sum too deep");
+        let large = draw([2, 1, 9, 9]);
+        assert!(conv2d(&draw([1, 1, 4, 4]), &large, None, [0, 0]).is_none(), "a kernel larger than the image");
+        let wide =
+            Tensor::<4>::from_data(TensorData::new(vec![1.0f64], [1, 1, 1, 1]), (&device, burn::tensor::DType::F64));
+        let wide = wide.into_dispatch();
+        assert!(conv2d(&wide, &wide, None, [0, 0]).is_none(), "another type");
+    }
+}

@@ -179,3 +179,77 @@ fn picked<E: Real, I: Copy>(
     }
     Dispatch::float_from_data(TensorData::new(out, shape.clone()), &like.device())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::backend::ops::ModuleOps;
+    use burn::tensor::{Device, Int, Tensor};
+
+    /// Few values, so that there are ties; NaN now and then.
+    fn planes(shape: [usize; 4], dtype: DType, device: &Device, nan: bool) -> DispatchTensor {
+        let count = shape.iter().product::<usize>();
+        let value = |i: usize| match (i * 2_654_435_761) >> 7 & 63 {
+            63 if nan => f64::NAN,
+            x => (x % 11) as f64 - 5.0,
+        };
+        let values: Vec<f64> = (0..count).map(value).collect();
+        Tensor::<4>::from_data(TensorData::new(values, shape), (device, dtype)).into_dispatch()
+    }
+
+    #[test]
+    fn maxima_and_their_places_are_those_of_burn() {
+        let device = Device::flex();
+        for dtype in [DType::F32, DType::F64] {
+            for (shape, kernel, stride) in [
+                ([64, 8, 26, 26], [2, 2], [2, 2]),
+                ([2, 3, 11, 11], [2, 2], [2, 2]),
+                ([2, 3, 9, 20], [3, 2], [1, 1]),
+                ([1, 2, 16, 17], [4, 5], [2, 3]),
+                ([1, 1, 1, 1], [1, 1], [1, 1]),
+            ] {
+                for (index, nan) in [(DType::I32, false), (DType::I64, true)] {
+                    let x = planes(shape, dtype, &device, nan);
+                    let (values, places) = max_pool2d(&x, kernel, stride, index).expect("a kernel");
+                    let want = Dispatch::max_pool2d_with_indices(
+                        x.clone(),
+                        kernel,
+                        stride,
+                        [0, 0],
+                        [1, 1],
+                        false,
+                        index.into(),
+                    );
+                    let floats =
+                        |x| Tensor::<4>::from_dispatch(x).into_data().iter::<f64>().map(f64::to_bits).collect();
+                    let ints = |x| Tensor::<4, Int>::from_dispatch(x).into_data().iter::<i64>().collect();
+                    let (got, expected): (Vec<u64>, Vec<u64>) = (floats(values), floats(want.output));
+                    assert_eq!(got, expected, "{shape:?}");
+                    let (got, expected): (Vec<i64>, Vec<i64>) = (ints(places), ints(want.indices));
+                    assert_eq!(got, expected, "{shape:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gathering_agrees_with_burn() {
+        for device in crate::testing::host_devices() {
+            for dtype in [DType::F32, DType::F64] {
+                let x = planes([2, 3, 4, 10], dtype, &device, false);
+                let at: Vec<i64> = (0..2 * 3 * 4 * 7).map(|i| i * 5 % 10).collect();
+                let at = Tensor::<4, Int>::from_data(TensorData::new(at, [2, 3, 4, 7]), &device).into_dispatch();
+                let got = gather_last(&x, &at).expect("a kernel");
+                let want = Dispatch::float_gather(3, x, at);
+                let data = |x| Tensor::<4>::from_dispatch(x).into_data();
+                data(got).assert_eq(&data(want), true);
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_larger_than_the_plane_is_left_to_burn() {
+        let x = planes([1, 1, 2, 2], DType::F32, &Device::flex(), false);
+        assert!(max_pool2d(&x, [3, 1], [1, 1], DType::I64).is_none());
+    }
+}

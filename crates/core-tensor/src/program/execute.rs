@@ -49,6 +49,7 @@ struct Step {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most steps are of the large kind")]
 enum Action {
     One(OperationIr),
     /// Operations in one pass over memory where the device is the host, else one by one.
@@ -66,7 +67,8 @@ impl Schedule {
         Self::of(graph, pieces)
     }
 
-    fn of(graph: Graph, pieces: Vec<Piece>) -> Self {
+    /// Of pieces of the graph in an order that can be run.
+    pub fn of(graph: Graph, pieces: Vec<Piece>) -> Self {
         let mut readers = vec![0; graph.tensors];
         let mut writer = vec![None; graph.tensors];
         let mut steps: Vec<Step> = Vec::with_capacity(pieces.len());
@@ -255,5 +257,82 @@ impl IrVisitorMut for Local {
             self.0.len() - 1
         });
         tensor.id = TensorId::new(local as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::graph::{Builder, Source};
+    use burn::backend::ir::MatmulOpIr;
+    use burn::tensor::{DType, Distribution, Shape, Tensor};
+
+    fn matmul(b: &mut Builder, lhs: &TensorIr, rhs: &TensorIr) -> TensorIr {
+        let out = b.like(lhs);
+        let desc = MatmulOpIr { lhs: lhs.clone(), rhs: rhs.clone(), out: out.clone() };
+        b.push(OperationIr::Float(lhs.dtype, FloatOperationIr::Matmul(desc)));
+        out
+    }
+
+    /// Two strands that meet now and then, with work enough for threads.
+    fn braid(wrong: bool) -> Graph {
+        let mut b = Graph::default().into_builder();
+        let shape = Shape::new([96, 96]);
+        let mut entry = |source| b.entry(shape.clone(), DType::F32, Source::Batch(source));
+        let (mut x, mut y) = (entry(0), entry(1));
+        for _ in 0..6 {
+            let (left, right) = (matmul(&mut b, &x, &y), matmul(&mut b, &y, &x));
+            let (left, right) = (b.mul_scalar(&left, 0.1), b.mul_scalar(&right, 0.1));
+            x = b.sub(&left, &right);
+            y = b.add(&right, &left);
+        }
+        if wrong {
+            // A matrix product of sizes that do not fit.
+            let narrow = b.tensor(Shape::new([95, 96]), DType::F32);
+            let slice = b.sum_dim(&y, 0);
+            x = matmul(&mut b, &slice, &narrow);
+            b.graph.entries.push(Entry { tensor: narrow, source: Source::Batch(2) });
+        }
+        b.graph.outputs = vec![x, y];
+        b.graph
+    }
+
+    fn inputs(device: &Device, wrong: bool) -> Vec<DispatchTensor> {
+        let draw = |rows: usize| Tensor::<2>::random([rows, 96], Distribution::Default, device).into_dispatch();
+        let mut inputs = vec![draw(96), draw(96)];
+        inputs.extend(wrong.then(|| draw(95)));
+        inputs
+    }
+
+    fn bits(values: Vec<DispatchTensor>) -> Vec<Vec<u32>> {
+        let floats = |value| Tensor::<2>::from_dispatch(value).into_data().try_to_vec::<f32>().unwrap();
+        values.into_iter().map(|value| floats(value).into_iter().map(f32::to_bits).collect()).collect()
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        for device in crate::testing::host_devices() {
+            let schedule = Schedule::new(braid(false));
+            assert!(schedule.work >= PARALLEL && schedule.steps.iter().any(|step| step.heavy));
+            let inputs = inputs(&device, false);
+            let run = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                bits(pool.install(|| schedule.run(inputs.clone(), device.as_dispatch())).unwrap())
+            };
+            let alone = run(1);
+            for _ in 0..20 {
+                assert_eq!(run(4), alone);
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_on_any_thread_is_an_error() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+        for device in crate::testing::host_devices() {
+            let schedule = Schedule::new(braid(true));
+            let outcome = pool.install(|| schedule.run(inputs(&device, true), device.as_dispatch()));
+            assert!(matches!(outcome, Err(ProgramError::Execution { .. })));
+        }
     }
 }

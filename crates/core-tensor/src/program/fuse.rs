@@ -16,6 +16,7 @@ use crate::kernels::fused::{Arg, Extent, Instruction, Kernel, Op};
 
 /// A piece of a schedule.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most pieces are of the large kind")]
 pub(crate) enum Piece {
     /// An operation on its own.
     One(OperationIr),
@@ -41,9 +42,9 @@ pub(crate) fn fuse(graph: &Graph) -> Vec<Piece> {
     let nodes = nodes(graph);
     let mut units = Units::new(&nodes);
     let mut readers: HashMap<usize, Vec<usize>> = HashMap::new();
-    for position in 0..nodes.len() {
+    for (position, node) in nodes.iter().enumerate() {
         units.add(position);
-        let Some(member) = &nodes[position].member else { continue };
+        let Some(member) = &node.member else { continue };
         let mut near: Vec<usize> =
             member.operands.iter().filter_map(|operand| units.producer.get(&index(operand)).copied()).collect();
         for operand in member.operands.iter().filter(|operand| operand.shape == member.space) {
@@ -136,12 +137,12 @@ fn absorb<'a>(operation: &OperationIr, sources: &HashMap<usize, &'a OperationIr>
             let source = *sources.get(&index(&d.indices))?;
             let OperationIr::NumericFloat(_, NumericOperationIr::ArgMax(by)) = source else { return None };
             let fits = d.dim == by.axis && d.tensor.shape == by.input.shape;
-            let member = member(Op::PickMax, &[&d.tensor, &by.input], &d.out)?;
+            let member = member(Op::PickMax, [&d.tensor, &by.input], &d.out)?;
             fits.then_some((source, member))
         }
         OperationIr::Activation(ActivationOperationIr::GeluBackward(d)) => {
             let source = *sources.get(&index(&d.rhs))?;
-            Some((source, member(Op::GeluSlope, &[&d.lhs], &d.out)?))
+            Some((source, member(Op::GeluSlope, [&d.lhs], &d.out)?))
         }
         _ => None,
     }
@@ -154,38 +155,38 @@ fn classify(operation: &OperationIr) -> Option<Member> {
     use NumericOperationIr as N;
     match operation {
         OperationIr::NumericFloat(_, op) => match op {
-            N::Add(d) => member(Op::Add, &[&d.lhs, &d.rhs], &d.out),
-            N::Sub(d) => member(Op::Sub, &[&d.lhs, &d.rhs], &d.out),
-            N::Mul(d) => member(Op::Mul, &[&d.lhs, &d.rhs], &d.out),
-            N::Div(d) => member(Op::Div, &[&d.lhs, &d.rhs], &d.out),
-            N::AddScalar(d) => member(Op::AddScalar(d.rhs.elem()), &[&d.lhs], &d.out),
-            N::SubScalar(d) => member(Op::SubScalar(d.rhs.elem()), &[&d.lhs], &d.out),
-            N::MulScalar(d) => member(Op::MulScalar(d.rhs.elem()), &[&d.lhs], &d.out),
-            N::DivScalar(d) => member(Op::DivScalar(d.rhs.elem()), &[&d.lhs], &d.out),
-            N::Neg(d) => member(Op::Neg, &[&d.input], &d.out),
-            N::Abs(d) => member(Op::Abs, &[&d.input], &d.out),
-            N::PowiScalar(d) => member(power(d.rhs.elem())?, &[&d.lhs], &d.out),
-            N::SumDim(d) if last(d) => member(Op::Sum, &[&d.input], &d.out),
-            N::MeanDim(d) if last(d) => member(Op::Mean, &[&d.input], &d.out),
-            N::MaxDim(d) if last(d) => member(Op::Max, &[&d.input], &d.out),
+            N::Add(d) => member(Op::Add, [&d.lhs, &d.rhs], &d.out),
+            N::Sub(d) => member(Op::Sub, [&d.lhs, &d.rhs], &d.out),
+            N::Mul(d) => member(Op::Mul, [&d.lhs, &d.rhs], &d.out),
+            N::Div(d) => member(Op::Div, [&d.lhs, &d.rhs], &d.out),
+            N::AddScalar(d) => member(Op::AddScalar(d.rhs.elem()), [&d.lhs], &d.out),
+            N::SubScalar(d) => member(Op::SubScalar(d.rhs.elem()), [&d.lhs], &d.out),
+            N::MulScalar(d) => member(Op::MulScalar(d.rhs.elem()), [&d.lhs], &d.out),
+            N::DivScalar(d) => member(Op::DivScalar(d.rhs.elem()), [&d.lhs], &d.out),
+            N::Neg(d) => member(Op::Neg, [&d.input], &d.out),
+            N::Abs(d) => member(Op::Abs, [&d.input], &d.out),
+            N::PowiScalar(d) => member(power(d.rhs.elem())?, [&d.lhs], &d.out),
+            N::SumDim(d) if last(d) => member(Op::Sum, [&d.input], &d.out),
+            N::MeanDim(d) if last(d) => member(Op::Mean, [&d.input], &d.out),
+            N::MaxDim(d) if last(d) => member(Op::Max, [&d.input], &d.out),
             _ => None,
         },
         OperationIr::Float(_, op) => match op {
-            F::Exp(d) => member(Op::Exp, &[&d.input], &d.out),
-            F::Log(d) => member(Op::Log, &[&d.input], &d.out),
-            F::Sqrt(d) => member(Op::Sqrt, &[&d.input], &d.out),
-            F::Recip(d) => member(Op::Recip, &[&d.input], &d.out),
-            F::Tanh(d) => member(Op::Tanh, &[&d.input], &d.out),
-            F::Erf(d) => member(Op::Erf, &[&d.input], &d.out),
-            F::PowfScalar(d) => member(power(d.rhs.elem())?, &[&d.lhs], &d.out),
+            F::Exp(d) => member(Op::Exp, [&d.input], &d.out),
+            F::Log(d) => member(Op::Log, [&d.input], &d.out),
+            F::Sqrt(d) => member(Op::Sqrt, [&d.input], &d.out),
+            F::Recip(d) => member(Op::Recip, [&d.input], &d.out),
+            F::Tanh(d) => member(Op::Tanh, [&d.input], &d.out),
+            F::Erf(d) => member(Op::Erf, [&d.input], &d.out),
+            F::PowfScalar(d) => member(power(d.rhs.elem())?, [&d.lhs], &d.out),
             _ => None,
         },
         OperationIr::Activation(op) => match op {
-            A::Relu(d) => member(Op::Relu, &[&d.input], &d.out),
-            A::ReluBackward(d) => member(Op::ReluBackward, &[&d.lhs, &d.rhs], &d.out),
-            A::Sigmoid(d) => member(Op::Sigmoid, &[&d.input], &d.out),
-            A::SigmoidBackward(d) => member(Op::SigmoidBackward, &[&d.lhs, &d.rhs], &d.out),
-            A::Gelu(d) => member(Op::Gelu, &[&d.input], &d.out),
+            A::Relu(d) => member(Op::Relu, [&d.input], &d.out),
+            A::ReluBackward(d) => member(Op::ReluBackward, [&d.lhs, &d.rhs], &d.out),
+            A::Sigmoid(d) => member(Op::Sigmoid, [&d.input], &d.out),
+            A::SigmoidBackward(d) => member(Op::SigmoidBackward, [&d.lhs, &d.rhs], &d.out),
+            A::Gelu(d) => member(Op::Gelu, [&d.input], &d.out),
             _ => None,
         },
         _ => None,
@@ -207,13 +208,16 @@ fn power(exponent: f64) -> Option<Op> {
     }
 }
 
-fn member(op: Op, operands: &[&TensorIr], out: &TensorIr) -> Option<Member> {
+fn member<const N: usize>(op: Op, operands: [&TensorIr; N], out: &TensorIr) -> Option<Member> {
     let space = if op.reduces() { operands[0].shape.clone() } else { out.shape.clone() };
+    // A row of one element is not reduced, and its values could not be told from those of a row.
+    let reducible = !op.reduces() || space.iter().last().is_some_and(|columns| *columns > 1);
     let fits = op.supports(out.dtype)
+        && reducible
         && space.num_elements() > 0
         && operands.iter().all(|operand| operand.dtype == out.dtype && extent(&operand.shape, &space).is_some())
         && (operands.len() == 2 || operands[0].shape == space);
-    let operands = operands.iter().map(|operand| TensorIr::clone(operand)).collect();
+    let operands = operands.map(TensorIr::clone).to_vec();
     fits.then(|| Member { op, operands, out: out.clone(), space })
 }
 
@@ -417,4 +421,276 @@ fn set(bits: &mut [u64], position: usize, value: bool) {
 
 fn merge(bits: &mut [u64], more: &[u64]) {
     bits.iter_mut().zip(more).for_each(|(bits, more)| *bits |= more);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    use burn::tensor::{Device, Tensor, TensorData};
+    use proptest::prelude::*;
+
+    use crate::program::execute::Schedule;
+    use crate::program::graph::{Builder, Source};
+    use crate::testing::{host_devices, property};
+
+    /// A random graph on a grid of `[2, rows, columns]`: each choice is an operation and two of the tensors made so far.
+    #[derive(Clone, Debug)]
+    struct Recipe {
+        rows: usize,
+        columns: usize,
+        choices: Vec<(u8, usize, usize)>,
+        values: Vec<f64>,
+    }
+
+    fn recipes(values: impl Strategy<Value = f64> + 'static) -> impl Strategy<Value = Recipe> {
+        let choice = (any::<u8>(), 0..1000usize, 0..1000usize);
+        let choices = proptest::collection::vec(choice, 1..30);
+        (0..40usize, 1..70usize, choices, proptest::collection::vec(values, 64))
+            .prop_map(|(rows, columns, choices, values)| Recipe { rows, columns, choices, values })
+    }
+
+    impl Recipe {
+        fn shapes(&self) -> [Shape; 5] {
+            let (rows, columns) = (self.rows, self.columns);
+            [[2, rows, columns], [2, rows, columns], [2, rows, 1], [1, 1, columns], [1, 1, 1]].map(Shape::new)
+        }
+
+        /// The graph. `make` makes a tensor of two, or nothing where it does not want to.
+        fn graph(
+            &self,
+            dtype: DType,
+            make: impl Fn(u8, &mut Builder, &TensorIr, &TensorIr) -> Option<TensorIr>,
+        ) -> Graph {
+            let mut b = Graph::default().into_builder();
+            let entry = |(position, shape)| b.entry(shape, dtype, Source::Batch(position));
+            let mut tensors: Vec<TensorIr> = self.shapes().into_iter().enumerate().map(entry).collect();
+            for (op, left, right) in &self.choices {
+                let (left, right) = (&tensors[left % tensors.len()], &tensors[right % tensors.len()]);
+                tensors.extend(make(*op, &mut b, left, right));
+            }
+            // The last tensors and some from within.
+            b.graph.outputs = tensors.iter().rev().take(3).chain(tensors[5..].iter().step_by(7)).cloned().collect();
+            b.graph
+        }
+
+        fn inputs(&self, dtype: DType, device: &Device) -> Vec<burn::backend::DispatchTensor> {
+            let tensor = |(position, shape): (usize, Shape)| {
+                let count = shape.num_elements();
+                let values = (0..count).map(|i| self.values[(i * 7 + position * 13) % 64]).collect::<Vec<f64>>();
+                let make = |shape| Tensor::<3>::from_data(TensorData::new(values[..].to_vec(), shape), (device, dtype));
+                match position {
+                    // Views that are not in row-major order.
+                    1 => make(Shape::new([2, self.columns, self.rows])).swap_dims(1, 2),
+                    2 if self.rows > 0 => make(shape).narrow(0, 0, 1).expand([2, self.rows, 1]),
+                    _ => make(shape),
+                }
+            };
+            self.shapes().into_iter().enumerate().map(tensor).map(Tensor::into_dispatch).collect()
+        }
+
+        /// The outputs' values, by groups or one operation at a time.
+        fn run(&self, graph: &Graph, dtype: DType, device: &Device, fused: bool) -> Vec<f64> {
+            let schedule = match fused {
+                true => Schedule::new(graph.clone()),
+                false => {
+                    let pieces = graph.operations.iter().cloned().map(Piece::One).collect();
+                    Schedule::of(graph.clone(), pieces)
+                }
+            };
+            let out = schedule.run(self.inputs(dtype, device), device.as_dispatch()).unwrap();
+            out.into_iter()
+                .flat_map(|out| Tensor::<3>::from_dispatch(out).into_data().iter::<f64>().collect::<Vec<_>>())
+                .collect()
+        }
+    }
+
+    /// Every operation that groups take, but those that add rows up or choose among equals.
+    fn element_wise(op: u8, b: &mut Builder, x: &TensorIr, y: &TensorIr) -> Option<TensorIr> {
+        let unary = |b: &mut Builder, make: fn(UnaryOpIr) -> OperationIr| {
+            let out = b.like(x);
+            b.push(make(UnaryOpIr { input: x.clone(), out: out.clone() }));
+            out
+        };
+        let f64 = x.dtype == DType::F64;
+        Some(match op % 28 {
+            0 | 1 => b.add(x, y),
+            2 | 3 => b.sub(x, y),
+            4 | 5 => b.mul(x, y),
+            6 | 7 => b.div(x, y),
+            8 => b.add_scalar(x, 0.3),
+            9 => b.mul_scalar(x, -1.7),
+            10 => b.neg(x),
+            11 => b.abs(x),
+            12 => b.sqrt(x),
+            13 => b.exp(x),
+            14 => b.log(x),
+            15 => b.recip(x),
+            16 => b.powf_scalar(x, 1.5),
+            17 => b.powf_scalar(x, -2.0),
+            18 => b.powi_scalar(x, 2.0),
+            19 if x.dtype == DType::F32 => b.sigmoid(x),
+            20 if x.shape == y.shape => b.relu_backward(x, y),
+            21 if x.shape == y.shape && !f64 => b.sigmoid_backward(x, y),
+            22 => unary(b, |d| OperationIr::Float(d.out.dtype, FloatOperationIr::Tanh(d))),
+            23 => unary(b, |d| OperationIr::Activation(ActivationOperationIr::Relu(d))),
+            24 if !f64 => unary(b, |d| OperationIr::Activation(ActivationOperationIr::Gelu(d))),
+            25 if !f64 => {
+                let ones = b.full(&x.shape, x.dtype, 1.0);
+                b.gelu_backward(x, &ones)
+            }
+            26 if x.shape == y.shape && x.shape[2] > 1 => {
+                let at = b.arg_extreme(y, 2, true);
+                b.gather(x, 2, &at)
+            }
+            // Not an operation for groups: it has to run between them.
+            27 => {
+                let out = b.like(x);
+                let flip = FlipOpIr { input: x.clone(), out: out.clone(), axes: vec![1] };
+                b.push(OperationIr::BaseFloat(BaseOperationIr::Flip(flip)));
+                out
+            }
+            _ => return None,
+        })
+    }
+
+    fn special() -> impl Strategy<Value = f64> {
+        prop_oneof![
+            6 => -4.0..4.0,
+            2 => prop::sample::select(vec![0.0, -0.0, 1.0, -1.0, 0.5]),
+            1 => prop::sample::select(vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e-42, 3e38, -1e-20]),
+        ]
+    }
+
+    fn same(a: &[f64], b: &[f64]) {
+        assert_eq!(a.len(), b.len());
+        for (position, (a, b)) in a.iter().zip(b).enumerate() {
+            assert!(
+                a == b && a.is_sign_negative() == b.is_sign_negative() || (a.is_nan() && b.is_nan()),
+                "{position}: {a:e} and {b:e}"
+            );
+        }
+    }
+
+    #[test]
+    fn groups_compute_bit_for_bit_what_their_operations_do() {
+        property(300, recipes(special()), |recipe| {
+            for dtype in [DType::F32, DType::F64] {
+                let graph = recipe.graph(dtype, element_wise);
+                let device = Device::flex();
+                let fused = recipe.run(&graph, dtype, &device, true);
+                same(&fused, &recipe.run(&graph, dtype, &device, false));
+                // Kernels are one code on all host backends; what is left out of groups is Burn's.
+                if fuse(&graph).iter().all(|piece| matches!(piece, Piece::Group(_))) {
+                    host_devices().iter().for_each(|device| same(&fused, &recipe.run(&graph, dtype, device, true)));
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn sums_and_maxima_of_rows_agree() {
+        // Whole numbers below 2²², so that sums are exact in every order.
+        let whole = prop::sample::select(vec![-2.0, -1.0, 0.0, 1.0, 2.0]);
+        property(200, recipes(whole), |recipe| {
+            let sizes = std::cell::RefCell::new(HashMap::new());
+            let size = |x: &TensorIr| *sizes.borrow().get(&index(x)).unwrap_or(&2.0f64);
+            let graph = recipe.graph(DType::F32, |op, b, x, y| {
+                let (out, bound) = match op % 6 {
+                    0 | 1 => (b.add(x, y), size(x) + size(y)),
+                    2 => (b.sub(x, y), size(x) + size(y)),
+                    3 if size(x) * 100.0 < 4e6 => (b.sum_dim(x, 2), size(x) * 100.0),
+                    4 => {
+                        let mut shape = x.shape.clone();
+                        shape[2] = 1;
+                        let out = b.tensor(shape, x.dtype);
+                        let desc = ReduceDimOpIr { input: x.clone(), out: out.clone(), axis: 2, accumulator_len: 1 };
+                        b.push(OperationIr::NumericFloat(x.dtype, NumericOperationIr::MaxDim(desc)));
+                        (out, size(x))
+                    }
+                    _ => (b.neg(x), size(x)),
+                };
+                sizes.borrow_mut().insert(index(&out), bound);
+                (bound < 4e6).then_some(out)
+            });
+            for device in host_devices() {
+                let fused = recipe.run(&graph, DType::F32, &device, true);
+                same(&fused, &recipe.run(&graph, DType::F32, &device, false));
+            }
+        });
+    }
+
+    #[test]
+    fn nothing_runs_before_what_it_reads() {
+        property(300, recipes(special()), |recipe| {
+            let graph = recipe.graph(DType::F32, element_wise);
+            let mut known: HashSet<usize> = graph.entries.iter().map(|entry| index(&entry.tensor)).collect();
+            let mut made = Vec::new();
+            for piece in fuse(&graph) {
+                let (operations, inputs, outputs) = match piece {
+                    Piece::One(op) => {
+                        let (inputs, outputs) = (op.inputs().cloned().collect(), op.outputs().cloned().collect());
+                        (vec![op], inputs, outputs)
+                    }
+                    Piece::Group(Group { operations, inputs, outputs, .. }) => (operations, inputs, outputs),
+                };
+                assert!(inputs.iter().all(|input: &TensorIr| known.contains(&index(input))), "read before it was made");
+                // Within a group too.
+                let mut within = known.clone();
+                for op in &operations {
+                    assert!(op.inputs().all(|input| within.contains(&index(input))));
+                    within.extend(op.outputs().map(index));
+                }
+                known.extend(outputs.iter().map(index));
+                made.extend(operations);
+            }
+            assert!(graph.outputs.iter().all(|out| known.contains(&index(out))));
+            let absorbable = |op: &OperationIr| matches!(op, OperationIr::NumericFloat(_, NumericOperationIr::Full(_)));
+            let count = |ops: &[OperationIr]| ops.iter().filter(|op| !absorbable(op)).count();
+            assert_eq!(count(&made), count(&graph.operations));
+        });
+    }
+
+    #[test]
+    fn an_operation_between_two_others_keeps_them_apart() {
+        let mut b = Graph::default().into_builder();
+        let x = b.entry(Shape::new([4, 8]), DType::F32, Source::Batch(0));
+        let y = b.exp(&x);
+        let y = b.neg(&y);
+        // Columns are summed outside groups.
+        let sum = b.sum_dim(&y, 0);
+        let z = b.mul(&y, &sum);
+        let z = b.add(&z, &x);
+        b.graph.outputs = vec![z];
+        let sizes: Vec<usize> = fuse(&b.graph)
+            .iter()
+            .map(|piece| match piece {
+                Piece::One(_) => 1,
+                Piece::Group(group) => group.operations.len(),
+            })
+            .collect();
+        assert_eq!(sizes, [2, 1, 2]);
+    }
+
+    #[test]
+    fn softmax_and_its_tangent_are_one_group() {
+        let mut b = Graph::default().into_builder();
+        let shape = Shape::new([2, 3, 8]);
+        let (x, dx) =
+            (b.entry(shape.clone(), DType::F32, Source::Batch(0)), b.entry(shape, DType::F32, Source::Batch(1)));
+        let at = b.arg_extreme(&x, 2, true);
+        let top = b.gather(&x, 2, &at);
+        let x = b.sub(&x, &top);
+        let e = b.exp(&x);
+        let sum = b.sum_dim(&e, 2);
+        let y = b.div(&e, &sum);
+        let weighted = b.mul(&y, &dx);
+        let mean = b.sum_dim(&weighted, 2);
+        let dy = b.mul(&y, &mean);
+        let dy = b.sub(&weighted, &dy);
+        b.graph.outputs = vec![y, dy];
+        let [Piece::Group(group)] = &fuse(&b.graph)[..] else { panic!("more than one piece") };
+        assert_eq!((group.operations.len(), group.inputs.len(), group.outputs.len()), (10, 2, 2));
+    }
 }

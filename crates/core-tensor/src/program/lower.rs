@@ -130,3 +130,85 @@ fn rows(d: &MatmulOpIr, b: &mut Builder) {
     let back = ShapeOpIr { input: product, out: d.out.clone() };
     b.push(OperationIr::BaseFloat(BaseOperationIr::Reshape(back)));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{DType, Device, Distribution, Tensor};
+
+    use crate::program::execute::Schedule;
+    use crate::program::graph::Source;
+    use crate::program::simplify::drop_dead;
+
+    fn matmul(b: &mut Builder, lhs: &TensorIr, rhs: &TensorIr, shape: [usize; 3]) -> TensorIr {
+        let out = b.tensor(Shape::new(shape), lhs.dtype);
+        let desc = MatmulOpIr { lhs: lhs.clone(), rhs: rhs.clone(), out: out.clone() };
+        b.push(OperationIr::Float(lhs.dtype, FloatOperationIr::Matmul(desc)));
+        out
+    }
+
+    /// Shapes of the products left after lowering, having checked that values agree.
+    fn lowered(graph: Graph, shapes: &[[usize; 3]]) -> Vec<Shape> {
+        let device = Device::flex();
+        let options = (&device, DType::F64);
+        let inputs: Vec<_> = shapes
+            .iter()
+            .map(|shape| Tensor::<3>::random(*shape, Distribution::Normal(0.0, 1.0), options).into_dispatch())
+            .collect();
+        let run = |graph: Graph| {
+            let out = Schedule::new(graph).run(inputs.clone(), device.as_dispatch()).unwrap().swap_remove(0);
+            Tensor::<3>::from_dispatch(out)
+        };
+        let mut after = lower(graph.clone());
+        drop_dead(&mut after);
+        let products = after.operations.iter().filter_map(|op| match op {
+            OperationIr::Float(_, FloatOperationIr::Matmul(d)) => Some(d.out.shape.clone()),
+            _ => None,
+        });
+        let products = products.collect();
+        run(after)
+            .into_data()
+            .assert_approx_eq::<f64>(&run(graph).into_data(), burn::tensor::Tolerance::absolute(1e-12));
+        products
+    }
+
+    #[test]
+    fn a_stack_times_a_matrix_is_one_product() {
+        let mut b = Graph::default().into_builder();
+        let x = b.entry(Shape::new([3, 4, 5]), DType::F64, Source::Batch(0));
+        let w = b.entry(Shape::new([1, 5, 2]), DType::F64, Source::Batch(1));
+        let y = matmul(&mut b, &x, &w, [3, 4, 2]);
+        b.graph.outputs = vec![y];
+        assert_eq!(lowered(b.graph, &[[3, 4, 5], [1, 5, 2]]), [Shape::new([1, 12, 2])]);
+    }
+
+    #[test]
+    fn products_summed_over_the_stack_are_one_product() {
+        for kept in [false, true] {
+            let mut b = Graph::default().into_builder();
+            let x = b.entry(Shape::new([3, 4, 5]), DType::F64, Source::Batch(0));
+            let g = b.entry(Shape::new([3, 4, 2]), DType::F64, Source::Batch(1));
+            let turned = b.tensor(Shape::new([3, 5, 4]), DType::F64);
+            let swap = SwapDimsOpIr { input: x, dim1: 1, dim2: 2, out: turned.clone() };
+            b.push(OperationIr::BaseFloat(BaseOperationIr::SwapDims(swap)));
+            let products = matmul(&mut b, &turned, &g, [3, 5, 2]);
+            let sum = b.sum_dim(&products, 0);
+            b.graph.outputs = vec![sum];
+            // Somebody else reads the single products.
+            b.graph.outputs.extend(kept.then_some(products));
+            let expected = if kept { Shape::new([3, 5, 2]) } else { Shape::new([1, 5, 2]) };
+            assert_eq!(lowered(b.graph, &[[3, 4, 5], [3, 4, 2]]), [expected]);
+        }
+    }
+
+    #[test]
+    fn a_gelu_gradient_is_the_gradient_times_the_slope() {
+        let mut b = Graph::default().into_builder();
+        let shape = Shape::new([2, 3, 4]);
+        let x = b.entry(shape.clone(), DType::F64, Source::Batch(0));
+        let g = b.entry(shape, DType::F64, Source::Batch(1));
+        let y = b.gelu_backward(&x, &g);
+        b.graph.outputs = vec![y];
+        assert!(lowered(b.graph, &[[2, 3, 4], [2, 3, 4]]).is_empty());
+    }
+}

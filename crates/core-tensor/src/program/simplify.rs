@@ -261,3 +261,31 @@ impl IrVisitorMut for Erase<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::DType;
+
+    use crate::program::graph::Source;
+
+    #[test]
+    fn arithmetic_expands_by_itself() {
+        let mut b = Graph::default().into_builder();
+        let wide = Shape::new([3, 4]);
+        let x = b.entry(wide.clone(), DType::F32, Source::Batch(0));
+        let row = b.entry(Shape::new([3, 1]), DType::F32, Source::Batch(1));
+        let ones = b.full(&wide, DType::F32, 1.0);
+        // Both are the row for every column, and one of them is left where arithmetic needs the full shape.
+        let spread = b.mul(&ones, &row);
+        let expanded = b.expand(&row, &wide);
+        let sum = b.add(&spread, &x);
+        let difference = b.sub(&x, &expanded);
+        let square = b.mul(&expanded, &spread);
+        b.graph.outputs = vec![sum, difference, square];
+        let graph = simplify(b.graph);
+        let reads: Vec<Vec<usize>> = graph.operations.iter().map(|op| op.inputs().map(index).collect()).collect();
+        let [x, row, spread] = [&x, &row, &spread].map(index);
+        assert_eq!(reads, [vec![row], vec![row, x], vec![x, row], vec![row, spread]]);
+    }
+}
