@@ -74,6 +74,43 @@ where
     assert_close(&sum, &expected, 1e-10 * (1.0 + expected.norm_inf().value()));
 }
 
+/// As [`check`] in `f32`, where convolutions have kernels of their own.
+fn check_single(what: &str, conv: Conv2dConfig, shape: [usize; 4]) {
+    let device = device();
+    let cast = |x: Tensor<4>| x.cast(FloatDType::F32);
+    let model = conv.init(&device);
+    let model = Conv2d {
+        weight: model.weight.map(cast),
+        bias: model.bias.map(|bias| bias.map(|x| x.cast(FloatDType::F32))),
+        ..model
+    };
+    let x = cast(of(1, shape));
+    let losses =
+        |m: &Conv2d, x: &Tensor<4>| m.forward(x.clone()).square().flatten::<2>(1, 3).sum_dim(1).squeeze_dim::<1>(1);
+    let program = Program::record_first_order(&model, &x, losses).unwrap();
+    let point = Tree::from_module(&model);
+    let samples = program.per_sample(&point, &x).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let (_, rows) = program.jacobian(&point, &x).unwrap();
+    for (norm, row) in numbers(&samples.norms()).into_iter().zip(&rows) {
+        let expected = row.norm().value();
+        assert!((norm / expected - 1.0).abs() < 1e-5, "{what}: {norm} {expected}");
+    }
+    let ones = Tensor::<1>::ones([shape[0]], (&device, burn::tensor::DType::F32));
+    let expected = rows[1..].iter().fold(rows[0].clone(), |sum, row| sum.add(row).unwrap());
+    let tolerance = 1e-5 * expected.norm_inf().value();
+    assert_close(&samples.weighted_sum(&ones).unwrap(), &expected, tolerance);
+}
+
+#[test]
+fn convolutions_in_single_precision() {
+    let square = || Conv2dConfig::new([2, 5], [3, 3]);
+    check_single("plain", square(), [3, 2, 9, 8]);
+    check_single("padded", square().with_padding(PaddingConfig2d::Explicit(1, 2, 1, 2)), [3, 2, 7, 8]);
+    check_single("strided", square().with_stride([2, 2]), [3, 2, 9, 9]);
+    check_single("grouped", Conv2dConfig::new([4, 6], [3, 3]).with_groups(2), [2, 4, 8, 8]);
+    check_single("few positions", Conv2dConfig::new([3, 4], [5, 5]), [2, 3, 6, 6]);
+}
+
 /// A mean over everything but the samples, with weights that differ.
 fn score<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     let samples = x.dims()[0];

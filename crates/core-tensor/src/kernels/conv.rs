@@ -77,15 +77,38 @@ pub(crate) fn conv2d_weight_backward(
         return None;
     }
     let weight = Weight { plane, taps: plane.offsets([of[2], of[3]]), outputs, rows, columns };
-    let arch = Arch::new();
-    let parts: Vec<Vec<f32>> = floats(&x)
-        .par_chunks(IMAGES * inputs * height * width)
-        .zip(floats(&grad).par_chunks(IMAGES * outputs * rows * columns))
-        .map(|(x, grad)| arch.dispatch(WeightPart { weight: &weight, x, grad }))
-        .collect();
+    let parts = weight.parts(&x, &grad, IMAGES);
     let count = weight.taps.len();
     let sum = |o: usize, tap: usize| parts.iter().map(|part| part[tap * outputs + o]).sum();
     let out: Vec<f32> = (0..outputs * count).map(|at| sum(at / count, at % count)).collect();
+    Some(rebuild(&x, out, of.clone()))
+}
+
+/// The same for a convolution of as many groups as `images`, on an input of one image: the gradient of each group's weight.
+///
+/// Groups of one image lie in memory as images of one group do.
+pub(crate) fn conv2d_weight_backward_each(
+    x: &DispatchTensor,
+    of: &Shape,
+    grad: &DispatchTensor,
+    padding: [usize; 2],
+    images: usize,
+) -> Option<DispatchTensor> {
+    let (x, grad) = (dense(x)?, dense(grad)?);
+    let [batch, inputs, height, width] = x.shape().dims();
+    let [_, outputs, rows, columns] = grad.shape().dims();
+    let (inputs, outputs) = (inputs / images, outputs / images);
+    let plane = Planes { channels: inputs, size: [height, width], padding };
+    let fits = batch == 1 && plane.outputs([of[2], of[3]])? == [rows, columns] && inputs * of[2] * of[3] <= DEPTH;
+    if !fits {
+        return None;
+    }
+    let weight = Weight { plane, taps: plane.offsets([of[2], of[3]]), outputs, rows, columns };
+    let count = weight.taps.len();
+    let mut out = Vec::with_capacity(images * outputs * count);
+    for part in weight.parts(&x, &grad, 1) {
+        out.extend((0..outputs * count).map(|at| part[at % count * outputs + at / count]));
+    }
     Some(rebuild(&x, out, of.clone()))
 }
 
@@ -257,6 +280,19 @@ struct Weight {
     outputs: usize,
     rows: usize,
     columns: usize,
+}
+
+impl Weight {
+    /// What each so many images add to it: by taps, then by outputs.
+    fn parts(&self, x: &DispatchTensor, grad: &DispatchTensor, images: usize) -> Vec<Vec<f32>> {
+        let arch = Arch::new();
+        let [height, width] = self.plane.size;
+        floats(x)
+            .par_chunks(images * self.plane.channels * height * width)
+            .zip(floats(grad).par_chunks(images * self.outputs * self.rows * self.columns))
+            .map(|(x, grad)| arch.dispatch(WeightPart { weight: self, x, grad }))
+            .collect()
+    }
 }
 
 /// Its part from some images: by taps, then by outputs.

@@ -565,7 +565,8 @@ impl<B: Batch> Program<B> {
             Kind::PerSample if recording.outputs == 0 => {}
             Kind::PerSample => {
                 let leaves = plan.present.len();
-                let rewritten = per_sample::per_sample(graph, recording.outputs).map_err(|refused| {
+                let host = crate::kernels::host::is_host_device(device.as_dispatch());
+                let rewritten = per_sample::per_sample(graph, recording.outputs, host).map_err(|refused| {
                     let path = match refused.leaf {
                         Some(leaf) => format!("of parameter `{}`", self.path(plan.present[leaf])),
                         None => record::module_path(graph, &refused.reads, &|leaf| self.path(leaf)),

@@ -617,7 +617,11 @@ fn module(op: &ModuleOperationIr, v: &Values<'_>) -> bool {
         }
         O::Conv2dWeightBackward(d) => {
             let (x, weight, grad) = (v.get(&d.x), v.get(&d.weight), v.get(&d.output_grad));
-            let own = plain(&d.options).and_then(|p| conv::conv2d_weight_backward(&x, &d.weight.shape, &grad, p));
+            let (of, groups) = (&d.weight.shape, d.options.groups);
+            let own = plain(&Conv2dOptionsIr { groups: 1, ..d.options.clone() }).and_then(|p| match groups {
+                1 => conv::conv2d_weight_backward(&x, of, &grad, p),
+                groups => conv::conv2d_weight_backward_each(&x, of, &grad, p, groups),
+            });
             v.set(&d.out, own.unwrap_or_else(|| B::conv2d_weight_backward(x, weight, grad, d.options.clone().into())));
         }
         O::Conv3dWeightBackward(d) => {

@@ -29,10 +29,12 @@ pub(crate) struct Refused {
 
 /// Rewrites a recorded pullback with `samples` outputs, one or more.
 ///
+/// `host` says that the graph will run on the host, which has a kernel for the weights of a convolution image by image.
+///
 /// The weights of leaf `n` enter as [`Source::Weight`] `n`, the flags of the samples to keep (1 or 0) as the last of them. The
 /// outputs are the losses, then for each leaf the squared norms, then the weighted gradients, and then those again with the
 /// samples cleared that are not to be kept.
-pub(crate) fn per_sample(graph: &Graph, samples: usize) -> Result<Graph, Refused> {
+pub(crate) fn per_sample(graph: &Graph, samples: usize, host: bool) -> Result<Graph, Refused> {
     let mut start = Graph { tensors: graph.tensors, int: graph.int, ..Graph::default() };
     let mut carried = vec![None; graph.tensors];
     let mut seed = None;
@@ -54,7 +56,7 @@ pub(crate) fn per_sample(graph: &Graph, samples: usize) -> Result<Graph, Refused
         start.entries.push(entry.clone());
     }
     let (summed, turned) = (vec![None; graph.tensors], vec![None; graph.tensors]);
-    let mut pass = Pass { b: start.into_builder(), samples, carried, summed, turned };
+    let mut pass = Pass { b: start.into_builder(), samples, host, carried, summed, turned };
     if let Some(out) = seed {
         let value = ScalarIr::Float(1.0);
         pass.b.push(OperationIr::NumericFloat(out.dtype, NumericOperationIr::Full(FullOpIr { out, value })));
@@ -126,6 +128,7 @@ struct After {
 struct Pass {
     b: Builder,
     samples: usize,
+    host: bool,
     carried: Vec<Option<Axis>>,
     summed: Vec<Option<Vec<Site>>>,
     /// Of a tensor whose last two axes are exchanged, the tensor as it was.
@@ -236,6 +239,7 @@ impl Pass {
                     let window = Window::new(&d.weight.shape, &o.stride, &o.padding, &o.dilation, o.groups);
                     self.convolution(operation, &d.x, &d.output_grad, &d.out, window, false)
                 }
+                M::Conv2dWeightBackward(d) if self.image_by_image(d) => Some(self.images(d)),
                 M::Conv2dWeightBackward(d) => {
                     let o = &d.options;
                     let window = Window::new(&d.weight.shape, &o.stride, &o.padding, &o.dilation, o.groups);
@@ -360,6 +364,40 @@ impl Pass {
             true => Site::Formed(product.formed(&mut self.b, self.samples)),
             false => Site::Product(product),
         })
+    }
+
+    /// Whether the host has a kernel for the gradient of each sample, and forming it is what costs least memory.
+    fn image_by_image(&self, d: &Conv2dWeightBackwardOpIr) -> bool {
+        let (of, o) = (&d.weight.shape, &d.options);
+        let positions = d.output_grad.shape[2] * d.output_grad.shape[3];
+        let even = o.padding.iter().all(|(before, after)| before == after);
+        let known = self.axis(&d.x) == Some(Axis::FIRST) && self.axis(&d.output_grad) == Some(Axis::FIRST);
+        self.host
+            && known
+            && d.x.dtype == DType::F32
+            && (o.stride, o.dilation, o.groups) == ([1, 1], [1, 1], 1)
+            && even
+            && 2 * positions * positions > of.num_elements()
+    }
+
+    /// The gradient of each sample as that of one image in as many groups.
+    fn images(&mut self, d: &Conv2dWeightBackwardOpIr) -> Site {
+        let samples = self.samples;
+        let folded = |b: &mut Builder, tensor: &T| {
+            let shape = &tensor.shape;
+            b.reshape(tensor, &Shape::from(vec![1, samples * shape[1], shape[2], shape[3]]))
+        };
+        let (x, output_grad) = (folded(&mut self.b, &d.x), folded(&mut self.b, &d.output_grad));
+        let of = &d.weight.shape;
+        let all = Shape::from(vec![samples * of[0], of[1], of[2], of[3]]);
+        // Read for its shape only.
+        let zero = self.b.full(&Shape::from(vec![1; 4]), d.weight.dtype, 0.0);
+        let weight = self.b.expand(&zero, &all);
+        let out = self.b.like(&weight);
+        let options = Conv2dOptionsIr { groups: samples, ..d.options.clone() };
+        let desc = Conv2dWeightBackwardOpIr { x, weight, output_grad, options, out: out.clone() };
+        self.b.push(OperationIr::Module(ModuleOperationIr::Conv2dWeightBackward(desc)));
+        Site::Formed(self.b.reshape(&out, &behind(samples, &d.out.shape)))
     }
 
     /// The gradient of a convolution's bias.
