@@ -5,6 +5,19 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use core_tensor::Tree;
 
+/// flex with `f64` as its default. The setting is the process's and can only be made before the first tensor.
+#[cfg(feature = "flex")]
+pub fn flex_f64() -> Device {
+    static DEVICE: std::sync::OnceLock<Device> = std::sync::OnceLock::new();
+    DEVICE
+        .get_or_init(|| {
+            let mut device = Device::flex();
+            device.configure(burn::tensor::FloatDType::F64).expect("no tensor was made before");
+            device
+        })
+        .clone()
+}
+
 /// A seeded source of test values on one device.
 #[derive(Clone, Debug)]
 pub struct Draw {

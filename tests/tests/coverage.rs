@@ -6,26 +6,13 @@
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
 
 use burn::module::RunningState;
 use burn::nn::{BatchNorm, BatchNormConfig, Dropout, DropoutConfig};
-use burn::tensor::{Device, FloatDType, Tensor};
+use burn::tensor::Tensor;
 use core_tensor::{Program, Tree};
 use crucible_tests::coverage::{Expect, Outcome, Row, cases, markdown, scalarise, stable};
-use crucible_tests::draw::Draw;
-
-/// flex in `f64`. The setting is the process's and can only be made before the first tensor.
-fn device() -> Device {
-    static DEVICE: OnceLock<Device> = OnceLock::new();
-    DEVICE
-        .get_or_init(|| {
-            let mut device = Device::flex();
-            device.configure(FloatDType::F64).expect("no tensor was made before");
-            device
-        })
-        .clone()
-}
+use crucible_tests::draw::{Draw, flex_f64 as device};
 
 #[test]
 fn burn_nn_is_covered_and_the_page_says_so() {

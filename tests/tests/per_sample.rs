@@ -3,8 +3,6 @@
 #![cfg(feature = "flex")]
 #![forbid(unsafe_code)]
 
-use std::sync::OnceLock;
-
 use burn::module::{Module, Param};
 use burn::nn::conv::{
     Conv1d, Conv1dConfig, Conv2d, Conv2dConfig, Conv3d, Conv3dConfig, ConvTranspose1d, ConvTranspose1dConfig,
@@ -17,23 +15,11 @@ use burn::nn::{
     GruConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, LinearLayout, Lstm, LstmConfig, PRelu, PReluConfig,
     PaddingConfig1d, PaddingConfig2d, PaddingConfig3d, RmsNorm, RmsNormConfig,
 };
-use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData, activation};
+use burn::tensor::{FloatDType, Int, Tensor, TensorData, activation};
 use core_tensor::testing::assert_close;
 use core_tensor::{Batch, PerSample, Program, Tree};
-use crucible_tests::draw::Draw;
+use crucible_tests::draw::{Draw, flex_f64 as device};
 use crucible_tests::models::{Cnn, Mlp, Transformer, labels};
-
-/// flex in `f64`. The setting is the process's and can only be made before the first tensor.
-fn device() -> Device {
-    static DEVICE: OnceLock<Device> = OnceLock::new();
-    DEVICE
-        .get_or_init(|| {
-            let mut device = Device::flex();
-            device.configure(FloatDType::F64).expect("no tensor was made before");
-            device
-        })
-        .clone()
-}
 
 fn numbers(tensor: &Tensor<1>) -> Vec<f64> {
     tensor.clone().into_data().iter::<f64>().collect()

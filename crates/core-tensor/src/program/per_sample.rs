@@ -191,6 +191,13 @@ impl Pass {
     fn site(&mut self, operation: &OperationIr) -> Option<Site> {
         use ModuleOperationIr as M;
         use NumericOperationIr as N;
+        macro_rules! convolution {
+            ($d:ident, $padding:expr, $transposed:literal) => {{
+                let o = &$d.options;
+                let window = Window::new(&$d.weight.shape, &o.stride, &$padding, &o.dilation, o.groups);
+                self.convolution(operation, &$d.x, &$d.output_grad, &$d.out, window, $transposed)
+            }};
+        }
         match operation {
             OperationIr::NumericFloat(_, op) => match op {
                 N::Sum(d) => {
@@ -234,37 +241,13 @@ impl Pass {
                     let first = indices == gradient && indices.axis == 0;
                     first.then(|| self.lookup(operation, &d.indices, &d.out_grad, gradient))
                 }
-                M::Conv1dWeightBackward(d) => {
-                    let o = &d.options;
-                    let window = Window::new(&d.weight.shape, &o.stride, &o.padding, &o.dilation, o.groups);
-                    self.convolution(operation, &d.x, &d.output_grad, &d.out, window, false)
-                }
+                M::Conv1dWeightBackward(d) => convolution!(d, d.options.padding, false),
                 M::Conv2dWeightBackward(d) if self.image_by_image(d) => Some(self.images(d)),
-                M::Conv2dWeightBackward(d) => {
-                    let o = &d.options;
-                    let window = Window::new(&d.weight.shape, &o.stride, &o.padding, &o.dilation, o.groups);
-                    self.convolution(operation, &d.x, &d.output_grad, &d.out, window, false)
-                }
-                M::Conv3dWeightBackward(d) => {
-                    let (o, padding) = (&d.options, d.options.padding.map(|p| (p, p)));
-                    let window = Window::new(&d.weight.shape, &o.stride, &padding, &o.dilation, o.groups);
-                    self.convolution(operation, &d.x, &d.output_grad, &d.out, window, false)
-                }
-                M::ConvTranspose1dWeightBackward(d) => {
-                    let (o, padding) = (&d.options, d.options.padding.map(|p| (p, p)));
-                    let window = Window::new(&d.weight.shape, &o.stride, &padding, &o.dilation, o.groups);
-                    self.convolution(operation, &d.x, &d.output_grad, &d.out, window, true)
-                }
-                M::ConvTranspose2dWeightBackward(d) => {
-                    let (o, padding) = (&d.options, d.options.padding.map(|p| (p, p)));
-                    let window = Window::new(&d.weight.shape, &o.stride, &padding, &o.dilation, o.groups);
-                    self.convolution(operation, &d.x, &d.output_grad, &d.out, window, true)
-                }
-                M::ConvTranspose3dWeightBackward(d) => {
-                    let (o, padding) = (&d.options, d.options.padding.map(|p| (p, p)));
-                    let window = Window::new(&d.weight.shape, &o.stride, &padding, &o.dilation, o.groups);
-                    self.convolution(operation, &d.x, &d.output_grad, &d.out, window, true)
-                }
+                M::Conv2dWeightBackward(d) => convolution!(d, d.options.padding, false),
+                M::Conv3dWeightBackward(d) => convolution!(d, d.options.padding.map(|p| (p, p)), false),
+                M::ConvTranspose1dWeightBackward(d) => convolution!(d, d.options.padding.map(|p| (p, p)), true),
+                M::ConvTranspose2dWeightBackward(d) => convolution!(d, d.options.padding.map(|p| (p, p)), true),
+                M::ConvTranspose3dWeightBackward(d) => convolution!(d, d.options.padding.map(|p| (p, p)), true),
                 M::Conv1dBiasBackward(d) => self.channels(&d.output_grad, &d.out),
                 M::Conv2dBiasBackward(d) => self.channels(&d.output_grad, &d.out),
                 M::Conv3dBiasBackward(d) => self.channels(&d.output_grad, &d.out),
