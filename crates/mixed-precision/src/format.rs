@@ -43,7 +43,7 @@ pub enum Specials {
 ///
 /// Codes and values are those of the Python package ml_dtypes, rounding to nearest even too. So NaN becomes zero of the
 /// other sign in a format without NaN, ties of `e8m0` go up, and what is positive but below its smallest number becomes
-/// that number. Numbers of [`E2M1FN`](Self::E2M1FN) and its kin beyond the largest become the largest.
+/// that number. One deviation: ml_dtypes takes all between 2⁻¹²⁷ and 2⁻¹²⁶ up in `e8m0`, here it goes to the nearer. Numbers of [`E2M1FN`](Self::E2M1FN) and its kin beyond the largest become the largest.
 ///
 /// ```
 /// use mixed_precision::{Format, Overflow, Rounding};
