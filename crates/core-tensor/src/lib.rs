@@ -17,6 +17,7 @@
 #![warn(missing_docs)]
 
 pub mod error;
+pub mod host;
 mod kernels;
 pub mod program;
 pub mod random;

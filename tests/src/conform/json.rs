@@ -132,6 +132,14 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// `true` or `false`.
+    pub fn truth(&self) -> Result<bool, Malformed> {
+        match self.value {
+            Json::Bool(truth) => Ok(*truth),
+            _ => Err(self.wanted("true or false")),
+        }
+    }
+
     /// A whole number from 0 to 2⁵³.
     pub fn count(&self) -> Result<usize, Malformed> {
         match self.value {

@@ -9,6 +9,7 @@ pub mod hvp;
 pub mod json;
 pub mod leaves;
 pub mod model;
+pub mod precision;
 pub mod tolerance;
 
 use std::fmt;
@@ -29,6 +30,9 @@ pub const OPERATIONS: &[(&str, Operation)] = &[
     ("dp_epsilon", clipping::dp_epsilon),
     ("per_sample_clip", clipping::per_sample_clip),
     ("hvp", hvp::run),
+    ("loss_scale_trace", precision::loss_scale_trace),
+    ("mx_quantize", precision::mx_quantize),
+    ("quantize", precision::quantize),
     ("zclip_trace", clipping::zclip_trace),
 ];
 

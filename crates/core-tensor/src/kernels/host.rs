@@ -4,23 +4,31 @@ use burn::backend::{BackendTensor, DispatchDevice, DispatchTensor, DispatchTenso
 use burn::tensor::{bf16, f16};
 
 /// The elements of a contiguous tensor, in row-major order.
-pub(crate) enum Slice<'a> {
+pub enum Slice<'a> {
+    /// `f64`
     F64(&'a [f64]),
+    /// `f32`
     F32(&'a [f32]),
+    /// `f16`
     F16(&'a [f16]),
+    /// `bf16`
     BF16(&'a [bf16]),
 }
 
 /// The elements of a contiguous tensor that no one else holds, in row-major order.
-pub(crate) enum SliceMut<'a> {
+pub enum SliceMut<'a> {
+    /// `f64`
     F64(&'a mut [f64]),
+    /// `f32`
     F32(&'a mut [f32]),
+    /// `f16`
     F16(&'a mut [f16]),
+    /// `bf16`
     BF16(&'a mut [bf16]),
 }
 
 /// Whether the tensor is a plain (not differentiated) one of a host backend.
-pub(crate) fn is_host(tensor: &DispatchTensor) -> bool {
+pub fn is_host(tensor: &DispatchTensor) -> bool {
     match &tensor.kind {
         #[cfg(feature = "flex")]
         DispatchTensorKind::Flex(BackendTensor::Float(_)) => true,

@@ -1,0 +1,101 @@
+//! Host memory of a tensor as `f32`, whatever its dtype.
+
+use burn::backend::{DispatchTensor, TensorMetadata};
+use burn::tensor::{Device, Tensor, TensorData, bf16, f16};
+use core_tensor::host::{self, Slice, SliceMut};
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::format::to_odd;
+
+/// Elements of one task.
+pub(crate) const CHUNK: usize = 1 << 14;
+/// Below this many elements a second thread costs more than it brings.
+pub(crate) const PARALLEL: usize = 1 << 16;
+
+/// An element that is computed with as `f32`.
+pub(crate) trait Real: Copy + Send + Sync {
+    /// As `f32`; from `f64` so that a second rounding does no harm.
+    fn get(self) -> f32;
+    fn put(value: f32) -> Self;
+}
+
+macro_rules! real {
+    ($type:ty, $get:expr, $put:expr) => {
+        impl Real for $type {
+            #[inline(always)]
+            fn get(self) -> f32 {
+                $get(self)
+            }
+            #[inline(always)]
+            fn put(value: f32) -> Self {
+                $put(value)
+            }
+        }
+    };
+}
+
+real!(f32, |x: f32| x, |x: f32| x);
+real!(f64, to_odd, f64::from);
+real!(f16, f16::to_f32, f16::from_f32);
+real!(bf16, bf16::to_f32, bf16::from_f32);
+
+/// Run a block for a slice of any type.
+macro_rules! with_slice {
+    ($enum:ident, $slice:expr, $x:ident => $body:expr) => {
+        match $slice {
+            $enum::F64($x) => $body,
+            $enum::F32($x) => $body,
+            $enum::F16($x) => $body,
+            $enum::BF16($x) => $body,
+        }
+    };
+}
+pub(crate) use with_slice;
+
+/// `f(first position, chunk)` over all elements.
+pub(crate) fn chunks<E: Real>(x: &mut [E], f: impl Fn(usize, &mut [E]) + Sync) {
+    match x.len() < PARALLEL {
+        true => x.chunks_mut(CHUNK).enumerate().for_each(|(i, x)| f(i * CHUNK, x)),
+        false => x.par_chunks_mut(CHUNK).enumerate().for_each(|(i, x)| f(i * CHUNK, x)),
+    }
+}
+
+/// All elements as `f32`, in row-major order.
+pub(crate) fn to_vec<const D: usize>(tensor: &Tensor<D>, what: impl ToString) -> Result<Vec<f32>> {
+    let device = tensor.device();
+    let leaf = tensor.clone().inner().into_dispatch();
+    host::read(&leaf, |x| with_slice!(Slice, x, x => x.iter().map(|x| x.get()).collect()))
+        .ok_or_else(|| Error::device(&device, what))
+}
+
+/// Changes all elements as one slice of `f32`: in place where they are `f32` and no one else holds them.
+pub(crate) fn update<R>(
+    tensor: DispatchTensor,
+    what: impl ToString,
+    f: impl FnOnce(&mut [f32]) -> R,
+) -> Result<(DispatchTensor, R)> {
+    fn copied<E: Real, R>(x: &mut [E], f: impl FnOnce(&mut [f32]) -> R) -> R {
+        let mut values: Vec<f32> = x.iter().map(|x| x.get()).collect();
+        let result = f(&mut values);
+        for (x, value) in x.iter_mut().zip(values) {
+            *x = E::put(value);
+        }
+        result
+    }
+    let run = |x: SliceMut<'_>| match x {
+        SliceMut::F32(x) => f(x),
+        SliceMut::F64(x) => copied(x, f),
+        SliceMut::F16(x) => copied(x, f),
+        SliceMut::BF16(x) => copied(x, f),
+    };
+    host::update(tensor, run).map_err(|tensor| Error::device(&Device::new(tensor.device()), what))
+}
+
+/// An `f32` tensor of rank `D`.
+pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: &[usize], device: &Device) -> Result<Tensor<D>> {
+    match <[usize; D]>::try_from(shape) {
+        Ok(shape) => Ok(Tensor::from_data(TensorData::new(values, shape), device)),
+        Err(_) => Err(Error::Parameter { parameter: "D", value: D as f64, bound: "the rank of the stored tensor" }),
+    }
+}

@@ -1,0 +1,414 @@
+//! Evenly spaced integers: symmetric and affine, for a tensor, a channel or a group.
+
+use burn::tensor::{Device, Tensor};
+
+use crate::error::{Error, Result, within};
+use crate::rounding::{Rounding, Words, derive};
+use crate::{bits, memory, straight_through};
+
+/// What shares one scale.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Granularity {
+    /// The whole tensor.
+    #[default]
+    Tensor,
+    /// The elements of one index along an axis.
+    Channel(usize),
+    /// So many consecutive elements (row-major); the last group may be shorter.
+    Group(usize),
+}
+
+/// Integers of `b` bits: `q = clamp(round(x/s) + z)`, `x ≈ s·(q − z)`.
+///
+/// | scheme | integers | scale `s` | zero point `z` |
+/// |---|---|---|---|
+/// | symmetric | `−(2^(b−1)−1) ..= 2^(b−1)−1` | `max|x| / (2^(b−1)−1)` | 0 |
+/// | affine | `0 ..= 2^b−1` | `(max − min) / (2^b−1)`, 0 always within `min..max` | `round(−min/s)` |
+///
+/// | setting | default | range | effect |
+/// |---|---|---|---|
+/// | `bits` | – | 2 to 16 | integers of so many bits |
+/// | [`granularity`](Self::granularity) | tensor | | what shares a scale |
+/// | [`rounding`](Self::rounding) | nearest even | | which neighbour ([`Rounding`]) |
+///
+/// Zero is always representable. Where the scale would not be a positive normal number (all zero, or next to it) it is 1 and
+/// the integers are `z`. A group with a NaN or an infinity has the scale NaN and becomes NaN, so that the damage shows.
+/// B. Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference", CVPR 2018,
+/// arXiv:1712.05877.
+///
+/// Cost: one pass for the scales, one to round; host memory ([`Error::UnsupportedDevice`] elsewhere).
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use mixed_precision::{Granularity, Uniform};
+///
+/// let x = Tensor::<2>::from_data([[127.0, -3.2], [0.127, 0.05]], &Device::flex());
+/// let stored = Uniform::symmetric(8)?.granularity(Granularity::Channel(0)).quantize(&x)?;
+/// assert_eq!(stored.integers(), [127, -3, 127, 50]);
+/// assert_eq!(stored.bytes().len(), 4);
+/// let y: Tensor<2> = stored.dequantize(&Device::flex())?;
+/// # let _ = y;
+/// # Ok::<(), mixed_precision::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Uniform {
+    bits: u32,
+    affine: bool,
+    granularity: Granularity,
+    rounding: Rounding,
+}
+
+/// A tensor as integers and scales, made by [`Uniform::quantize`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct UniformTensor {
+    config: Uniform,
+    shape: Vec<usize>,
+    scales: Vec<f32>,
+    zeros: Vec<u16>,
+    bytes: Vec<u8>,
+}
+
+/// Which group an element belongs to.
+#[derive(Clone, Copy)]
+struct Groups {
+    count: usize,
+    /// Elements of consecutive positions in one group.
+    run: usize,
+}
+
+impl Groups {
+    #[inline(always)]
+    fn of(self, i: usize) -> usize {
+        i / self.run % self.count
+    }
+}
+
+impl Uniform {
+    /// Symmetric around zero.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] unless `bits` is 2 to 16.
+    pub fn symmetric(bits: usize) -> Result<Self> {
+        Self::new(bits, false)
+    }
+
+    /// From the smallest to the largest value.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] unless `bits` is 2 to 16.
+    pub fn affine(bits: usize) -> Result<Self> {
+        Self::new(bits, true)
+    }
+
+    fn new(bits: usize, affine: bool) -> Result<Self> {
+        let bits = within("bits", bits, 2..=16, "2 <= bits <= 16")? as u32;
+        Ok(Self { bits, affine, granularity: Granularity::Tensor, rounding: Rounding::NearestEven })
+    }
+
+    /// The same with scales for other parts.
+    pub fn granularity(self, granularity: Granularity) -> Self {
+        Self { granularity, ..self }
+    }
+
+    /// The same with another rounding.
+    pub fn rounding(self, rounding: Rounding) -> Self {
+        Self { rounding, ..self }
+    }
+
+    /// The quantiser of a step, as [`Quantizer::at`](crate::Quantizer::at).
+    pub fn at(self, step: u64) -> Self {
+        match self.rounding {
+            Rounding::Stochastic(seed) => self.rounding(Rounding::Stochastic(derive(seed, step))),
+            _ => self,
+        }
+    }
+
+    /// Integers, scales and zero points.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for an axis that the tensor lacks or a group of 0; [`Error::UnsupportedDevice`] if the tensor
+    /// is not on a host backend.
+    pub fn quantize<const D: usize>(&self, x: &Tensor<D>) -> Result<UniformTensor> {
+        let shape = x.dims().to_vec();
+        let groups = self.groups(&shape)?;
+        let values = memory::to_vec(x, self.name())?;
+        let (scales, zeros) = self.scales(&values, groups);
+        let seed = self.seed();
+        let bytes = bits::pack(values.len(), self.bits, |i| {
+            let group = groups.of(i);
+            self.code(values[i], scales[group], zeros[group], Words::new(seed, (i >> 32) as u32).get(i as u32))
+        });
+        Ok(UniformTensor { config: *self, shape, scales, zeros, bytes })
+    }
+
+    /// Every element rounded, in the tensor's shape and dtype; the gradient passes straight through, for no finite
+    /// number is outside the range.
+    ///
+    /// # Errors
+    /// As [`quantize`](Self::quantize).
+    pub fn fake_quantize<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>> {
+        let groups = self.groups(&x.dims())?;
+        straight_through::apply(x, f64::from(f32::MAX), |x| {
+            let (x, ()) = memory::update(x.into_dispatch(), self.name(), |x| self.round(x, groups))?;
+            Ok(Tensor::from_dispatch(x))
+        })
+    }
+
+    fn round(&self, x: &mut [f32], groups: Groups) {
+        let (scales, zeros) = self.scales(x, groups);
+        let seed = self.seed();
+        memory::chunks(x, |first, x| {
+            let words = Words::new(seed, (first >> 32) as u32);
+            for (i, x) in x.iter_mut().enumerate() {
+                let (group, i) = (groups.of(first + i), first + i);
+                let code = self.code(*x, scales[group], zeros[group], words.get(i as u32));
+                *x = self.value(code, scales[group], zeros[group]);
+            }
+        });
+    }
+
+    fn name(&self) -> String {
+        format!("uniform {}-bit", self.bits)
+    }
+
+    fn seed(&self) -> u64 {
+        match self.rounding {
+            Rounding::Stochastic(seed) => seed,
+            _ => 0,
+        }
+    }
+
+    fn groups(&self, shape: &[usize]) -> Result<Groups> {
+        let elements: usize = shape.iter().product();
+        Ok(match self.granularity {
+            Granularity::Tensor => Groups { count: 1, run: elements.max(1) },
+            Granularity::Channel(axis) => {
+                let Some(count) = shape.get(axis) else {
+                    return Err(Error::Parameter { parameter: "axis", value: axis as f64, bound: "axis < rank" });
+                };
+                let run: usize = shape[axis + 1..].iter().product();
+                Groups { count: (*count).max(1), run: run.max(1) }
+            }
+            Granularity::Group(size) => {
+                let run = within("group", size, 1..=usize::MAX, "1 <= group")?;
+                Groups { count: elements.div_ceil(run).max(1), run }
+            }
+        })
+    }
+
+    /// The largest integer of the symmetric scheme, the number of steps of the affine.
+    fn steps(&self) -> u32 {
+        (1 << (self.bits - u32::from(!self.affine))) - 1
+    }
+
+    /// Scale and zero point of every group.
+    fn scales(&self, x: &[f32], groups: Groups) -> (Vec<f32>, Vec<u16>) {
+        // Bounds that hold zero; what is not finite makes a bound NaN.
+        let mut bounds = vec![(0f32, 0f32); groups.count];
+        for (i, run) in x.chunks(groups.run).enumerate() {
+            let (low, high) = &mut bounds[i % groups.count];
+            for x in run {
+                let x = if x.is_finite() { *x } else { f32::NAN };
+                *low = if x < *low || x.is_nan() { x } else { *low };
+                *high = if x > *high || x.is_nan() { x } else { *high };
+            }
+        }
+        let steps = f64::from(self.steps());
+        let scale = |(low, high): (f32, f32)| {
+            if low.is_nan() || high.is_nan() {
+                return (f32::NAN, 0);
+            }
+            let (low, high) = (f64::from(low), f64::from(high));
+            let scale = match self.affine {
+                true => (high - low) / steps,
+                false => high.max(-low) / steps,
+            } as f32;
+            let scale = if scale >= f32::MIN_POSITIVE { scale } else { 1.0 };
+            let zero = match self.affine {
+                true => (-low / f64::from(scale)).round_ties_even().clamp(0.0, steps) as u16,
+                false => 0,
+            };
+            (scale, zero)
+        };
+        bounds.into_iter().map(scale).unzip()
+    }
+
+    /// The integer as a code of so many bits: two's complement if symmetric.
+    fn code(&self, x: f32, scale: f32, zero: u16, bits: u32) -> u32 {
+        let (steps, zero) = (f64::from(self.steps()), f64::from(zero));
+        let rounded = to_integer(f64::from(x) / f64::from(scale), self.rounding, bits);
+        let integer = match self.affine {
+            true => (rounded + zero).clamp(0.0, steps),
+            false => rounded.clamp(-steps, steps),
+        };
+        integer as i32 as u32 & ((1 << self.bits) - 1)
+    }
+
+    fn integer(&self, code: u32) -> i32 {
+        match self.affine {
+            true => code as i32,
+            false => (code << (32 - self.bits)) as i32 >> (32 - self.bits),
+        }
+    }
+
+    fn value(&self, code: u32, scale: f32, zero: u16) -> f32 {
+        (f64::from(self.integer(code) - i32::from(zero)) * f64::from(scale)) as f32
+    }
+}
+
+/// A number as a whole one. Random bits are used by the stochastic rounding only.
+pub(crate) fn to_integer(x: f64, rounding: Rounding, bits: u32) -> f64 {
+    match rounding {
+        Rounding::NearestEven => x.round_ties_even(),
+        Rounding::NearestAway => x.round(),
+        Rounding::TowardZero => x.trunc(),
+        Rounding::TowardPositive => x.ceil(),
+        Rounding::TowardNegative => x.floor(),
+        Rounding::Stochastic(_) => {
+            let away = f64::from(bits) < x.fract().abs() * 4_294_967_296.0;
+            x.trunc() + f64::from(u8::from(away)).copysign(x)
+        }
+    }
+}
+
+impl UniformTensor {
+    /// The shape of the tensor.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The scale of each group.
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// The zero point of each group; zeros if symmetric.
+    pub fn zero_points(&self) -> &[u16] {
+        &self.zeros
+    }
+
+    /// The integers without gaps, in two's complement if symmetric, the first in the lowest bits.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The integers.
+    pub fn integers(&self) -> Vec<i32> {
+        let count = self.shape.iter().product();
+        bits::unpack(&self.bytes, count, self.config.bits, |_, code| self.config.integer(code))
+    }
+
+    /// The values as an `f32` tensor: the one that [`Uniform::fake_quantize`] gives.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if the tensor has another rank than `D`.
+    pub fn dequantize<const D: usize>(&self, device: &Device) -> Result<Tensor<D>> {
+        let (groups, count) = (self.config.groups(&self.shape)?, self.shape.iter().product());
+        let values = bits::unpack(&self.bytes, count, self.config.bits, |i, code| {
+            let group = groups.of(i);
+            self.config.value(code, self.scales[group], self.zeros[group])
+        });
+        memory::tensor(values, &self.shape, device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::TensorData;
+    use core_tensor::testing::{host_devices, property};
+    use proptest::prelude::*;
+
+    fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+        x.into_data().iter::<f32>().collect()
+    }
+
+    #[test]
+    fn schemes_by_hand() {
+        let device = Device::flex();
+        let x = Tensor::<1>::from_data([-1.0, 0.0, 0.25, 3.0], &device);
+        let symmetric = Uniform::symmetric(4).unwrap().quantize(&x).unwrap();
+        // Scale 3/7: −2.33, 0, 0.58, 7.
+        assert_eq!((symmetric.integers(), symmetric.zero_points()), (vec![-2, 0, 1, 7], &[0][..]));
+        assert_eq!(symmetric.bytes(), [0x0e, 0x71]);
+        let affine = Uniform::affine(2).unwrap().quantize(&x).unwrap();
+        // Scale 4/3, zero point round(0.75): 0.25, 1, 1.19, 3.25.
+        assert_eq!((affine.integers(), affine.zero_points()), (vec![0, 1, 1, 3], &[1][..]));
+        let up = Uniform::affine(2).unwrap().rounding(Rounding::TowardPositive).quantize(&x).unwrap();
+        assert_eq!(up.integers(), [1, 1, 2, 3], "-0.75 goes up to 0, 0.19 to 1");
+    }
+
+    #[test]
+    fn groups_are_independent() {
+        let device = Device::flex();
+        let x = Tensor::<2>::from_data([[1.0, 20.0, 3.0], [-2.0, 4.0, -60.0]], &device);
+        let scales = |granularity| {
+            let scheme = Uniform::symmetric(2).unwrap().granularity(granularity);
+            let stored = scheme.quantize(&x).unwrap();
+            assert_eq!(
+                values(stored.dequantize::<2>(&device).unwrap()),
+                values(scheme.fake_quantize(x.clone()).unwrap())
+            );
+            stored.scales().to_vec()
+        };
+        assert_eq!(scales(Granularity::Tensor), [60.0]);
+        assert_eq!(scales(Granularity::Channel(0)), [20.0, 60.0]);
+        assert_eq!(scales(Granularity::Channel(1)), [2.0, 20.0, 60.0]);
+        assert_eq!(scales(Granularity::Group(4)), [20.0, 60.0]);
+        assert_eq!(scales(Granularity::Group(5)), [20.0, 60.0]);
+        let wrong =
+            |granularity| Uniform::affine(8).unwrap().granularity(granularity).quantize(&x).unwrap_err().to_string();
+        assert_eq!(wrong(Granularity::Channel(2)), "axis = 2 is out of range, expected axis < rank");
+        assert_eq!(wrong(Granularity::Group(0)), "group = 0 is out of range, expected 1 <= group");
+        for bits in [1, 17] {
+            assert!(Uniform::symmetric(bits).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_shows_in_its_group() {
+        let device = Device::flex();
+        let x = Tensor::<1>::from_data([1.0, f32::INFINITY, 0.0, 0.0, -2.0, 2.0], &device);
+        let y = values(Uniform::affine(8).unwrap().granularity(Granularity::Group(2)).fake_quantize(x).unwrap());
+        assert!(y[0].is_nan() && y[1].is_nan());
+        assert_eq!(y[2..4], [0.0, 0.0]);
+        assert!((y[4] + 2.0).abs() <= 2.0 / 255.0 && (y[5] - 2.0).abs() <= 2.0 / 255.0);
+    }
+
+    #[test]
+    fn errors_are_within_half_a_step_and_storage_agrees() {
+        for device in host_devices() {
+            let strategy = (2usize..=16, any::<bool>(), proptest::collection::vec(-1e3f32..1e3, 1..50));
+            property(60, strategy, |(bits, affine, data)| {
+                let x = Tensor::<1>::from_data(TensorData::new(data.clone(), [data.len()]), &device);
+                let scheme = if affine { Uniform::affine(bits) } else { Uniform::symmetric(bits) }.unwrap();
+                let stored = scheme.quantize(&x).unwrap();
+                let y = values(stored.dequantize::<1>(&device).unwrap());
+                assert_eq!(y, values(scheme.fake_quantize(x.clone()).unwrap()));
+                // The zero point of the affine scheme is rounded itself.
+                let steps = if affine { 1.0 } else { 0.5 };
+                let allowed = f64::from(stored.scales()[0]) * steps * (1.0 + 1e-5);
+                for (x, y) in data.iter().zip(&y) {
+                    assert!((f64::from(*x) - f64::from(*y)).abs() <= allowed, "{bits} {affine}: {x} became {y}");
+                }
+                let noisy = values(scheme.rounding(Rounding::Stochastic(1)).fake_quantize(x).unwrap());
+                for (x, y) in data.iter().zip(&noisy) {
+                    assert!((f64::from(*x) - f64::from(*y)).abs() <= allowed * 2.0, "{x} became {y}");
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn stochastic_integers_have_the_right_mean() {
+        let n = 10_000;
+        for x in [0.25, -0.75, 3.1, -0.0] {
+            let draws = (0..n).map(|i| to_integer(x, Rounding::Stochastic(0), crate::rounding::word(2, i)));
+            let mean = draws.sum::<f64>() / n as f64;
+            assert!(
+                (mean - x).abs() <= 4.0 * (x.fract().abs() * (1.0 - x.fract().abs()) / n as f64).sqrt(),
+                "{x}: {mean}"
+            );
+        }
+    }
+}
