@@ -98,6 +98,7 @@ mod report;
 mod spam;
 mod stable_adamw;
 mod tensor_norm;
+mod unit_norm;
 mod value;
 mod zclip;
 
