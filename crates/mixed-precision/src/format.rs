@@ -66,17 +66,17 @@ pub struct Format {
 /// What the bit algorithms need of a format, computed once a slice.
 #[derive(Clone, Copy)]
 pub(crate) struct Codec {
-    mantissa_bits: u32,
+    mantissa_bits: i32,
     /// Bits without the sign.
-    width: u32,
+    width: i32,
     /// The exponent field that the smallest normal number has as an `f32`.
-    low: u32,
-    max: u32,
-    infinity: u32,
-    nan: u32,
+    low: i32,
+    max: i32,
+    infinity: i32,
+    nan: i32,
     /// What a finite number beyond the largest one becomes without saturation.
-    beyond: u32,
-    /// The unit of subnormal numbers.
+    beyond: i32,
+    /// The unit of subnormal numbers, where their exponent is not that of `f32`.
     unit: f32,
     signed_zero: bool,
     nan_is_zero: bool,
@@ -128,7 +128,8 @@ macro_rules! with_mode {
 }
 pub(crate) use with_mode;
 
-const INFINITY: u32 = 0x7f80_0000;
+/// Bits of an infinity as an `f32`.
+const INFINITY: i32 = 0x7f80_0000;
 
 macro_rules! formats {
     ($($(#[$doc:meta])* $constant:ident = $name:literal, $exponent:literal, $mantissa:literal, $bias:literal, $specials:ident;)*) => {
@@ -294,26 +295,27 @@ impl Format {
     }
 
     pub(crate) const fn codec(&self) -> Codec {
-        let width = self.exponent_bits + self.mantissa_bits;
+        let (width, mantissa_bits) = ((self.exponent_bits + self.mantissa_bits) as i32, self.mantissa_bits as i32);
         let top = (1 << width) - 1;
-        let infinity = ((1 << self.exponent_bits) - 1) << self.mantissa_bits;
+        let infinity = ((1 << self.exponent_bits) - 1) << mantissa_bits;
         let (max, beyond, nan) = match self.specials {
-            Specials::Ieee => (infinity - 1, infinity, infinity | 1 << (self.mantissa_bits - 1)),
+            Specials::Ieee => (infinity - 1, infinity, infinity | 1 << (mantissa_bits - 1)),
             Specials::AllOnesNan => (top - 1, top, top),
             Specials::NegativeZeroNan => (top, top + 1, top + 1),
             Specials::None => (top, top, 0),
             Specials::PowersOfTwo => (top - 1, top, top),
         };
-        let unit = 1 - self.bias - self.mantissa_bits as i32;
+        let unit = 1 - self.bias - mantissa_bits;
         Codec {
-            mantissa_bits: self.mantissa_bits,
+            mantissa_bits,
             width,
-            low: (128 - self.bias) as u32,
+            low: 128 - self.bias,
             max,
-            infinity: if self.has_infinities() { infinity } else { u32::MAX },
+            infinity: if self.has_infinities() { infinity } else { i32::MAX },
             nan,
             beyond,
-            unit: power_of_two(unit),
+            // With the exponents of f32 subnormals need no unit, and one of 2^-133 would be slow to multiply by.
+            unit: if self.bias == 127 { 0.0 } else { power_of_two(unit) },
             signed_zero: self.has_negative_zero(),
             nan_is_zero: !self.has_nan(),
             powers: !self.is_signed(),
@@ -329,24 +331,47 @@ pub(crate) const fn power_of_two(exponent: i32) -> f32 {
     })
 }
 
+/// Signed integers throughout, which vector units compare; variable shifts and selects, no branches but `powers`.
 impl Codec {
+    /// Whether the format is that of powers of two: the branch to take out of loops.
+    #[inline(always)]
+    pub(crate) fn is_powers(self) -> bool {
+        self.powers
+    }
+
+    /// For all formats but that of powers of two.
     #[inline(always)]
     pub(crate) fn quantize<const MODE: u8>(self, x: f32, bits: u32, saturate: bool) -> f32 {
-        self.decode(self.encode::<MODE>(x, bits, saturate))
+        self.decode_number(self.encode_number::<MODE>(x, bits, saturate))
     }
 
     #[inline(always)]
     pub(crate) fn encode<const MODE: u8>(self, x: f32, bits: u32, saturate: bool) -> u32 {
-        let (sign, magnitude) = (x.to_bits() >> 31, x.to_bits() & 0x7fff_ffff);
-        if self.powers {
-            return self.encode_power::<MODE>(sign, magnitude, bits, saturate);
+        match self.powers {
+            true => self.encode_power::<MODE>(x, bits, saturate) as u32,
+            false => self.encode_number::<MODE>(x, bits, saturate) as u32,
         }
+    }
+
+    #[inline(always)]
+    pub(crate) fn decode(self, code: u32) -> f32 {
+        match self.powers {
+            true => Self::decode_power(code),
+            false => self.decode_number(code as i32),
+        }
+    }
+
+    #[inline(always)]
+    fn encode_number<const MODE: u8>(self, x: f32, bits: u32, saturate: bool) -> i32 {
+        let (sign, magnitude) = ((x.to_bits() >> 31) as i32, x.to_bits() as i32 & 0x7fff_ffff);
         let exponent = (magnitude >> 23).max(1);
-        let significand = (magnitude & 0x7f_ffff) | (u32::from(magnitude > 0x7f_ffff) << 23);
+        let leading = if magnitude > 0x7f_ffff { 0x80_0000 } else { 0 };
+        let significand = (magnitude & 0x7f_ffff) | leading;
         // Where the exponent is below that of the smallest normal number the last bit stays where it is.
-        let discarded = 23 - self.mantissa_bits + self.low.saturating_sub(exponent);
+        let discarded = 23 - self.mantissa_bits + (self.low - exponent).max(0);
         let shift = discarded.min(31);
-        let (quotient, rest) = (significand >> shift, significand & ((1 << shift) - 1));
+        let quotient = significand >> shift;
+        let rest = significand - (quotient << shift);
         let half = 1 << (shift - 1);
         let up = match MODE {
             mode::EVEN => rest + (quotient & 1) > half,
@@ -357,38 +382,49 @@ impl Codec {
             _ => {
                 let drawn = discarded.min(32);
                 // Past bit 31 the rest is the whole significand.
-                (bits >> (32 - drawn)) < (rest >> (discarded - drawn).min(31))
+                (bits >> (32 - drawn)) < (rest >> (discarded - drawn).min(31)) as u32
             }
         };
-        let code = quotient + u32::from(up) + (exponent.saturating_sub(self.low) << self.mantissa_bits);
-        let code = match code > self.max {
-            true => self.overflow::<MODE>(sign, magnitude, saturate),
-            false => code,
-        };
+        let code = quotient + i32::from(up) + ((exponent - self.low).max(0) << self.mantissa_bits);
+        let end = self.end::<MODE>(sign, magnitude, saturate);
+        let code = if code > self.max { end } else { code };
         let is_nan = magnitude > INFINITY;
         let code = if is_nan { self.nan } else { code };
-        let sign = if self.nan_is_zero && is_nan { sign ^ 1 } else { sign };
-        let sign = if code != 0 || self.signed_zero { sign } else { 0 };
+        let sign = if self.nan_is_zero & is_nan { sign ^ 1 } else { sign };
+        let sign = if (code != 0) | self.signed_zero { sign } else { 0 };
         code | (sign << self.width)
     }
 
     /// The code instead of one past the largest.
     #[inline(always)]
-    fn overflow<const MODE: u8>(self, sign: u32, magnitude: u32, saturate: bool) -> u32 {
+    fn end<const MODE: u8>(self, sign: i32, magnitude: i32, saturate: bool) -> i32 {
         let inward = match MODE {
             mode::ZERO => true,
             mode::POSITIVE => sign == 1,
             mode::NEGATIVE => sign == 0,
             _ => false,
         };
-        match saturate || (inward && magnitude < INFINITY) {
-            true => self.max,
-            false => self.beyond,
-        }
+        if saturate | (inward & (magnitude < INFINITY)) { self.max } else { self.beyond }
     }
 
     #[inline(always)]
-    fn encode_power<const MODE: u8>(self, sign: u32, magnitude: u32, bits: u32, saturate: bool) -> u32 {
+    fn decode_number(self, code: i32) -> f32 {
+        let magnitude = code & ((1 << self.width) - 1);
+        let sign = (code >> self.width) << 31;
+        let small = (magnitude as f32 * self.unit).to_bits() as i32;
+        let large = (magnitude << (23 - self.mantissa_bits)).wrapping_add((self.low - 1) << 23);
+        let is_small = (magnitude >> self.mantissa_bits == 0) & (self.low > 1);
+        let bits = if is_small { small } else { large };
+        let bits = if magnitude == self.infinity { INFINITY } else { bits };
+        // Above the largest number is infinity or NaN; NaN of `fnuz` is the negative zero.
+        let above = (magnitude > self.max) & (magnitude != self.infinity);
+        let is_nan = above | (!self.signed_zero & (magnitude == 0) & (sign != 0));
+        let bits = if is_nan { 0x7fc0_0000 } else { bits };
+        f32::from_bits((bits | sign) as u32)
+    }
+
+    fn encode_power<const MODE: u8>(self, x: f32, bits: u32, saturate: bool) -> i32 {
+        let (sign, magnitude) = ((x.to_bits() >> 31) as i32, x.to_bits() as i32 & 0x7fff_ffff);
         if magnitude == 0 || magnitude > INFINITY || sign == 1 {
             return self.nan;
         }
@@ -401,35 +437,21 @@ impl Codec {
         let up = match MODE {
             mode::EVEN | mode::AWAY => rest >= 0x40_0000,
             mode::POSITIVE => rest > 0,
-            mode::STOCHASTIC => (bits >> 9) < rest,
+            mode::STOCHASTIC => (bits >> 9) < rest as u32,
             _ => false,
         };
-        match floor + u32::from(up) {
-            code if code > self.max => self.overflow::<MODE>(0, magnitude, saturate),
+        match floor + i32::from(up) {
+            code if code > self.max => self.end::<MODE>(0, magnitude, saturate),
             code => code,
         }
     }
 
-    #[inline(always)]
-    pub(crate) fn decode(self, code: u32) -> f32 {
-        if self.powers {
-            return f32::from_bits(match code & 0xff {
-                0xff => f32::NAN.to_bits(),
-                0 => 0x40_0000,
-                code => code << 23,
-            });
-        }
-        let magnitude = code & ((1 << self.width) - 1);
-        let sign = (code >> self.width & 1) << 31;
-        let small = (magnitude as f32 * self.unit).to_bits();
-        let large = (magnitude << (23 - self.mantissa_bits)).wrapping_add((self.low - 1) << 23);
-        let bits = if magnitude >> self.mantissa_bits == 0 { small } else { large };
-        let bits = if magnitude == self.infinity { INFINITY } else { bits };
-        // Above the largest number is infinity or NaN; NaN of `fnuz` is the negative zero.
-        let is_nan =
-            (magnitude > self.max && magnitude != self.infinity) || (!self.signed_zero && magnitude == 0 && sign != 0);
-        let bits = if is_nan { 0x7fc0_0000 } else { bits };
-        f32::from_bits(bits | sign)
+    fn decode_power(code: u32) -> f32 {
+        f32::from_bits(match code & 0xff {
+            0xff => f32::NAN.to_bits(),
+            0 => 0x40_0000,
+            code => code << 23,
+        })
     }
 }
 

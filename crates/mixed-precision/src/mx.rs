@@ -6,7 +6,7 @@ use core_tensor::host::vectorised;
 use crate::blocks::{Blocks, amax};
 use crate::error::{Error, Result};
 use crate::format::{Format, power_of_two, with_mode};
-use crate::rounding::{Rounding, Words, derive};
+use crate::rounding::{Rounding, derive, word};
 use crate::uniform::to_integer;
 use crate::{bits, memory, straight_through};
 
@@ -182,9 +182,9 @@ impl Mx {
         let scales = blocks.map(&values, |block| self.scale(amax(block)));
         let seed = self.seed();
         let bytes = with_mode!(self.rounding, MODE => bits::pack(values.len(), self.element.bits(), |i| {
-            let word = Words::new(seed, (i >> 32) as u32).get(i as u32);
+            let bits = if MODE == mode::STOCHASTIC { word(seed, i as u64) } else { 0 };
             match factors(scales[blocks.of(i)]) {
-                Some((inverse, _)) => self.element.encode::<MODE>(values[i] * inverse, self.rounding, word),
+                Some((inverse, _)) => self.element.encode::<MODE>(values[i] * inverse, self.rounding, bits),
                 None => 0,
             }
         }));
@@ -209,15 +209,23 @@ impl Mx {
             let Some((inverse, scale)) = factors(self.scale(amax(x))) else {
                 return x.fill(f32::NAN);
             };
-            with_mode!(rounding, MODE => vectorised(|| {
-                for (i, x) in x.iter_mut().enumerate() {
-                    let word = match MODE == mode::STOCHASTIC {
-                        true => Words::new(seed, ((first + i) >> 32) as u32).get((first + i) as u32),
-                        false => 0,
-                    };
-                    *x = element.decode(element.encode::<MODE>(*x * inverse, rounding, word)) * scale;
+            with_mode!(rounding, MODE => match element {
+                Element::Float(format) => {
+                    let codec = format.codec();
+                    vectorised(move || {
+                        for (x, i) in x.iter_mut().zip(0..) {
+                            let bits = if MODE == mode::STOCHASTIC { word(seed, first as u64 + i) } else { 0 };
+                            *x = codec.quantize::<MODE>(*x * inverse, bits, true) * scale;
+                        }
+                    });
                 }
-            }));
+                Element::Int8 => {
+                    for (x, i) in x.iter_mut().zip(0..) {
+                        let code = element.encode::<MODE>(*x * inverse, rounding, word(seed, first as u64 + i));
+                        *x = element.decode(code) * scale;
+                    }
+                }
+            });
         });
     }
 

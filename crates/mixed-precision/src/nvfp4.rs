@@ -6,7 +6,7 @@ use core_tensor::host::vectorised;
 use crate::blocks::{Blocks, amax};
 use crate::error::Result;
 use crate::format::{Format, with_mode};
-use crate::rounding::{Overflow, Rounding, Words, derive};
+use crate::rounding::{Overflow, Rounding, derive, word};
 use crate::{bits, memory, straight_through};
 
 /// Elements of a block.
@@ -84,9 +84,9 @@ impl NvFp4 {
         let scales = blocks.map(&values, |block| block_scale(amax(block), global));
         let (codec, seed) = (Format::E2M1FN.codec(), self.seed());
         let bytes = with_mode!(self.rounding, MODE => bits::pack(values.len(), 4, |i| {
-            let word = Words::new(seed, (i >> 32) as u32).get(i as u32);
+            let bits = if MODE == mode::STOCHASTIC { word(seed, i as u64) } else { 0 };
             let (inverse, _) = factors(scales[blocks.of(i)], global);
-            codec.encode::<MODE>(values[i] * inverse, word, true)
+            codec.encode::<MODE>(values[i] * inverse, bits, true)
         }));
         Ok(NvFp4Tensor { shape, global, scales, bytes })
     }
@@ -108,13 +108,10 @@ impl NvFp4 {
         let (codec, seed) = (Format::E2M1FN.codec(), self.seed());
         blocks.update(x, |first, x| {
             let (inverse, scale) = factors(block_scale(amax(x), global), global);
-            with_mode!(self.rounding, MODE => vectorised(|| {
+            with_mode!(self.rounding, MODE => vectorised(move || {
                 for (i, x) in x.iter_mut().enumerate() {
-                    let word = match MODE == mode::STOCHASTIC {
-                        true => Words::new(seed, ((first + i) >> 32) as u32).get((first + i) as u32),
-                        false => 0,
-                    };
-                    *x = codec.quantize::<MODE>(*x * inverse, word, true) * scale;
+                    let bits = if MODE == mode::STOCHASTIC { word(seed, (first + i) as u64) } else { 0 };
+                    *x = codec.quantize::<MODE>(*x * inverse, bits, true) * scale;
                 }
             }));
         });

@@ -146,12 +146,18 @@ impl Quantizer {
         let (codec, saturate, seed) = (self.format.codec(), self.overflow == Overflow::Saturate, self.seed());
         memory::chunks(x, |first, x| {
             let words = Words::new(seed, (first >> 32) as u32);
-            with_mode!(self.rounding, MODE => vectorised(|| {
-                for (i, x) in x.iter_mut().enumerate() {
-                    let bits = if MODE == mode::STOCHASTIC { words.get((first + i) as u32) } else { 0 };
-                    *x = E::put(codec.quantize::<MODE>(x.get(), bits, saturate));
-                }
-            }));
+            let first = first as u32;
+            with_mode!(self.rounding, MODE => match codec.is_powers() {
+                true => x.iter_mut().zip(first..).for_each(|(x, i)| {
+                    *x = E::put(codec.decode(codec.encode::<MODE>(x.get(), words.get(i), saturate)));
+                }),
+                false => vectorised(move || {
+                    for (x, i) in x.iter_mut().zip(0..) {
+                        let bits = if MODE == mode::STOCHASTIC { words.get(first + i) } else { 0 };
+                        *x = E::put(codec.quantize::<MODE>(x.get(), bits, saturate));
+                    }
+                }),
+            });
         });
     }
 
