@@ -1,6 +1,8 @@
 //! The memory behind a tensor of a host backend (flex, ndarray), as a slice.
 
-use burn::backend::{BackendTensor, DispatchDevice, DispatchTensor, DispatchTensorKind};
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+use burn::backend::{BackendTensor, DispatchTensorKind};
+use burn::backend::{DispatchDevice, DispatchTensor};
 use burn::tensor::{bf16, f16};
 
 /// The elements of a contiguous tensor, in row-major order.
@@ -61,6 +63,10 @@ pub(crate) fn slice(tensor: &DispatchTensor) -> Option<Slice<'_>> {
 }
 
 /// The elements of a contiguous integer tensor of the host.
+#[cfg_attr(
+    not(any(feature = "flex", feature = "ndarray")),
+    expect(dead_code, reason = "no backend of the host is compiled in")
+)]
 pub(crate) enum Indices<'a> {
     I64(&'a [i64]),
     I32(&'a [i32]),
