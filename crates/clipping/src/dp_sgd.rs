@@ -32,7 +32,8 @@ use crate::poisson::PoissonSampler;
 /// What the account covers: the sequence of gradients, and all that is computed from them. The other numbers of a
 /// [`PrivateStep`] (losses, norms, how many were drawn) are not noisy; do not publish them.
 ///
-/// Cost of a step: that of [`Program::per_sample`] for each part, a pass over the gradient and its noise.
+/// Cost of a step: that of [`Program::per_sample`] for each part, with a host synchronisation on a GPU to read losses and norms, and a
+/// pass over the gradient and its noise.
 ///
 /// ```
 /// use burn::nn::LinearConfig;
@@ -74,6 +75,7 @@ pub struct DpSgd {
     physical_batch: usize,
     sampler: PoissonSampler,
     noise: Random,
+    seed: u64,
     ledger: Ledger,
 }
 
@@ -124,6 +126,7 @@ impl DpSgd {
             physical_batch: 64,
             sampler: PoissonSampler::new(examples, rate, 0)?,
             noise: Random::new(0).fork("dp-sgd"),
+            seed: 0,
             ledger: Ledger::new(),
         })
     }
@@ -183,7 +186,7 @@ impl DpSgd {
     /// Seed of sampling and noise.
     pub fn seed(self, seed: u64) -> Self {
         let sampler = PoissonSampler::new(self.sampler.examples(), self.sampler.rate(), seed);
-        Self { sampler: sampler.unwrap_or(self.sampler), noise: Random::new(seed).fork("dp-sgd"), ..self }
+        Self { sampler: sampler.unwrap_or(self.sampler), noise: Random::new(seed).fork("dp-sgd"), seed, ..self }
     }
 
     /// `σ`
@@ -234,7 +237,8 @@ impl DpSgd {
     /// One step; `None` if it would spend more than the budget.
     ///
     /// `batch` makes the batch of the examples at the given positions, one row for each; positions repeat where a part is filled
-    /// up. After an error nothing has been spent and the same step comes again.
+    /// up. Dropout and other random operations of the program are drawn anew ([`Program::reseed`]). After an error nothing has
+    /// been spent and the same step comes again.
     ///
     /// # Errors
     /// As [`Program::per_sample`]; [`Error::Length`] where the program's losses are not one a row.
@@ -247,6 +251,7 @@ impl DpSgd {
         if self.steps_left()? == 0 {
             return Ok(None);
         }
+        program.reseed(self.seed.wrapping_add(self.steps()));
         let (mut sampler, mut noise) = (self.sampler.clone(), self.noise.clone());
         let drawn = sampler.sample();
         let size = self.physical_batch;
@@ -499,6 +504,25 @@ mod tests {
             let moved = step.gradient.sub(&zero.gradient).unwrap().norm().value();
             assert!(moved <= 0.5 / EXAMPLES as f64 * 1.001, "{moved}");
         }
+    }
+
+    #[test]
+    fn dropout_is_drawn_anew_in_every_step() {
+        use burn::nn::{Dropout, DropoutConfig};
+        #[derive(burn::module::Module, Debug)]
+        struct Net {
+            layer: Linear,
+            drop: Dropout,
+        }
+        let net = Net { layer: LinearConfig::new(3, 1).init(&device()), drop: DropoutConfig::new(0.5).init() };
+        let losses =
+            |net: &Net, x: &Tensor<2>| net.layer.forward(net.drop.forward(x.clone())).square().squeeze_dim::<1>(1);
+        let program = Program::record_first_order(&net, &rows(&data(), &[0, 1]), losses).unwrap();
+        let point = Tree::from_module(&net);
+        // All examples in every step: only the masks differ.
+        let mut dp = DpSgd::new(Flat::new(0.5).unwrap(), 0.0, EXAMPLES, EXAMPLES as f64).unwrap();
+        let mut norms = || dp.step(&program, &point, |i| rows(&data(), i)).unwrap().unwrap().norms;
+        assert_ne!(norms(), norms());
     }
 
     #[test]

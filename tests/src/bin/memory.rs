@@ -19,7 +19,10 @@ fn main() {
     let device = Device::default();
     let normal = Distribution::Normal(0.0, 1.0);
     println!("### Peak memory\n");
-    println!("| model | recorded gradient | value, gradient and H·v | clipped sum of samples |\n|---|---|---|---|");
+    println!(
+        "| model | Burn forward+backward | recorded gradient | value, gradient and H·v | clipped sum of samples |"
+    );
+    println!("|---|---|---|---|---|");
     let x = Tensor::<2>::random([128, 784], normal, &device);
     model("mlp", &Mlp::new(&[784, 256, 256, 10], &device), (x, labels(128, &device)), Mlp::loss, Mlp::losses);
     let x = Tensor::<4>::random([64, 1, 28, 28], normal, &device);
@@ -36,13 +39,15 @@ where
 {
     let point = Tree::from_module(model);
     let program = Program::record(model, &batch, loss).expect("the model can be recorded");
+    let trained = model.clone().train();
+    let eager = peak(|| drop(Tree::from_grads(loss(&trained, &batch).backward(), &trained)));
     let gradient = peak(|| drop(program.value_and_grad(&point, &batch).unwrap()));
     let jvp = peak(|| drop(program.jvp(&point, &batch, &point).unwrap()));
     let each = Program::record_first_order(model, &batch, losses).expect("the model can be recorded");
     let rule = Flat::new(1.0).expect("a limit");
     let samples = peak(|| drop(clip_samples(each.per_sample(&point, &batch).unwrap(), &rule).unwrap()));
     let cell = |bytes: f64| format!("{:.1} MB ({:.2}×)", bytes / 1e6, bytes / gradient);
-    println!("| {name} | {:.1} MB | {} | {} |", gradient / 1e6, cell(jvp), cell(samples));
+    println!("| {name} | {} | {:.1} MB | {} | {} |", cell(eager), gradient / 1e6, cell(jvp), cell(samples));
 }
 
 /// Bytes allocated at the peak of a call beyond those before it.
