@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use crate::error::{Result, within};
-use crate::rounding::{Rounding, Words, derive};
+use crate::rounding::{Rounding, Words};
 use crate::uniform::to_integer;
 use crate::{memory, straight_through};
 
@@ -54,10 +54,7 @@ impl FixedPoint {
 
     /// The quantiser of a step, as [`Quantizer::at`](crate::Quantizer::at).
     pub fn at(self, step: u64) -> Self {
-        match self.rounding {
-            Rounding::Stochastic(seed) => self.rounding(Rounding::Stochastic(derive(seed, step))),
-            _ => self,
-        }
+        self.rounding(self.rounding.at(step))
     }
 
     /// The gap between numbers, `2^−fraction`.
@@ -83,10 +80,7 @@ impl FixedPoint {
     /// # Errors
     /// [`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice) if the tensor is not on a host backend.
     pub fn fake_quantize<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>> {
-        let seed = match self.rounding {
-            Rounding::Stochastic(seed) => seed,
-            _ => 0,
-        };
+        let seed = self.rounding.seed();
         straight_through::apply(x, -self.range().0, |x| {
             let what = format!("fixed point ({}, {})", self.word, self.fraction);
             let (x, ()) = memory::update(x.into_dispatch(), what, |x| {

@@ -6,7 +6,7 @@ use core_tensor::host::vectorised;
 use crate::blocks::{Blocks, amax};
 use crate::error::{Error, Result};
 use crate::format::{Format, power_of_two, with_mode};
-use crate::rounding::{Rounding, derive, word};
+use crate::rounding::{Rounding, word};
 use crate::uniform::to_integer;
 use crate::{bits, memory, straight_through};
 
@@ -165,10 +165,7 @@ impl Mx {
 
     /// The quantiser of a step, as [`Quantizer::at`](crate::Quantizer::at).
     pub fn at(self, step: u64) -> Self {
-        match self.rounding {
-            Rounding::Stochastic(seed) => self.rounding(Rounding::Stochastic(derive(seed, step))),
-            _ => self,
-        }
+        self.rounding(self.rounding.at(step))
     }
 
     /// Codes and scales.
@@ -180,7 +177,7 @@ impl Mx {
         let blocks = Blocks::new(&shape, self.block)?;
         let values = memory::to_vec(x, self.name())?;
         let scales = blocks.map(&values, |block| self.scale(amax(block)));
-        let seed = self.seed();
+        let seed = self.rounding.seed();
         let bytes = with_mode!(self.rounding, MODE => bits::pack(values.len(), self.element.bits(), |i| {
             let bits = if MODE == mode::STOCHASTIC { word(seed, i as u64) } else { 0 };
             match factors(scales[blocks.of(i)]) {
@@ -204,7 +201,7 @@ impl Mx {
     }
 
     fn round(&self, x: &mut [f32], blocks: Blocks) {
-        let (seed, element, rounding) = (self.seed(), self.element, self.rounding);
+        let (seed, element, rounding) = (self.rounding.seed(), self.element, self.rounding);
         blocks.update(x, |first, x| {
             let Some((inverse, scale)) = factors(self.scale(amax(x))) else {
                 return x.fill(f32::NAN);
@@ -233,13 +230,6 @@ impl Mx {
         match self.element {
             Element::Float(format) => format!("mx {format}"),
             Element::Int8 => "mx int8".to_string(),
-        }
-    }
-
-    fn seed(&self) -> u64 {
-        match self.rounding {
-            Rounding::Stochastic(seed) => seed,
-            _ => 0,
         }
     }
 

@@ -6,7 +6,7 @@ use core_tensor::host::vectorised;
 use crate::blocks::{Blocks, amax};
 use crate::error::Result;
 use crate::format::{Format, with_mode};
-use crate::rounding::{Overflow, Rounding, derive, word};
+use crate::rounding::{Overflow, Rounding, word};
 use crate::{bits, memory, straight_through};
 
 /// Elements of a block.
@@ -66,10 +66,7 @@ impl NvFp4 {
 
     /// The quantiser of a step, as [`Quantizer::at`](crate::Quantizer::at).
     pub fn at(self, step: u64) -> Self {
-        match self.rounding {
-            Rounding::Stochastic(seed) => self.rounding(Rounding::Stochastic(derive(seed, step))),
-            _ => self,
-        }
+        self.rounding(self.rounding.at(step))
     }
 
     /// Codes and both levels of scales.
@@ -82,7 +79,7 @@ impl NvFp4 {
         let values = memory::to_vec(x, "nvfp4")?;
         let global = global_scale(&values, blocks);
         let scales = blocks.map(&values, |block| block_scale(amax(block), global));
-        let (codec, seed) = (Format::E2M1FN.codec(), self.seed());
+        let (codec, seed) = (Format::E2M1FN.codec(), self.rounding.seed());
         let bytes = with_mode!(self.rounding, MODE => bits::pack(values.len(), 4, |i| {
             let bits = if MODE == mode::STOCHASTIC { word(seed, i as u64) } else { 0 };
             let (inverse, _) = factors(scales[blocks.of(i)], global);
@@ -105,7 +102,7 @@ impl NvFp4 {
 
     fn round(&self, x: &mut [f32], blocks: Blocks) {
         let global = global_scale(x, blocks);
-        let (codec, seed) = (Format::E2M1FN.codec(), self.seed());
+        let (codec, seed) = (Format::E2M1FN.codec(), self.rounding.seed());
         blocks.update(x, |first, x| {
             let (inverse, scale) = factors(block_scale(amax(x), global), global);
             with_mode!(self.rounding, MODE => vectorised(move || {
@@ -115,13 +112,6 @@ impl NvFp4 {
                 }
             }));
         });
-    }
-
-    fn seed(&self) -> u64 {
-        match self.rounding {
-            Rounding::Stochastic(seed) => seed,
-            _ => 0,
-        }
     }
 }
 

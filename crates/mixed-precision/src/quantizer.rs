@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::{Format, with_mode};
 use crate::memory::{self, Real, with_slice};
 use crate::packed::Packed;
-use crate::rounding::{Overflow, Rounding, Words, derive};
+use crate::rounding::{Overflow, Rounding, Words};
 use crate::{bits, straight_through};
 
 /// Rounds tensors to a [`Format`]: in place as the values that the format has, or to [`Packed`] bytes.
@@ -76,10 +76,7 @@ impl Quantizer {
 
     /// The quantiser of a step: itself, with a stream of its own if the rounding is stochastic.
     pub fn at(self, step: u64) -> Self {
-        match self.rounding {
-            Rounding::Stochastic(seed) => self.rounding(Rounding::Stochastic(derive(seed, step))),
-            _ => self,
-        }
+        self.rounding(self.rounding.at(step))
     }
 
     /// Rounds every element in place.
@@ -135,15 +132,8 @@ impl Quantizer {
         }
     }
 
-    fn seed(&self) -> u64 {
-        match self.rounding {
-            Rounding::Stochastic(seed) => seed,
-            _ => 0,
-        }
-    }
-
     fn round<E: Real>(&self, x: &mut [E]) {
-        let (codec, saturate, seed) = (self.format.codec(), self.overflow == Overflow::Saturate, self.seed());
+        let (codec, saturate, seed) = (self.format.codec(), self.overflow == Overflow::Saturate, self.rounding.seed());
         memory::chunks(x, |first, x| {
             let words = Words::new(seed, (first >> 32) as u32);
             let first = first as u32;
@@ -162,7 +152,7 @@ impl Quantizer {
     }
 
     fn codes<E: Real>(&self, x: &[E]) -> Vec<u8> {
-        let (codec, saturate, seed) = (self.format.codec(), self.overflow == Overflow::Saturate, self.seed());
+        let (codec, saturate, seed) = (self.format.codec(), self.overflow == Overflow::Saturate, self.rounding.seed());
         with_mode!(self.rounding, MODE => bits::pack(x.len(), self.format.bits(), |i| {
             let bits = match MODE == mode::STOCHASTIC {
                 true => Words::new(seed, (i >> 32) as u32).get(i as u32),

@@ -26,6 +26,24 @@ pub enum Rounding {
     Stochastic(u64),
 }
 
+impl Rounding {
+    /// The seed of the stream; 0 for a rounding that draws nothing.
+    pub(crate) fn seed(self) -> u64 {
+        match self {
+            Self::Stochastic(seed) => seed,
+            _ => 0,
+        }
+    }
+
+    /// The rounding of a step: itself, with a stream of its own if it is stochastic.
+    pub(crate) fn at(self, step: u64) -> Self {
+        match self {
+            Self::Stochastic(seed) => Self::Stochastic(derive(seed, step)),
+            _ => self,
+        }
+    }
+}
+
 /// What becomes of a number that rounds beyond the largest one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Overflow {
@@ -47,7 +65,7 @@ pub fn word(seed: u64, index: u64) -> u32 {
 }
 
 /// A seed for another tensor or step of the same stream.
-pub(crate) fn derive(seed: u64, index: u64) -> u64 {
+fn derive(seed: u64, index: u64) -> u64 {
     mix64(seed ^ mix64(index.wrapping_add(0x9e37_79b9_7f4a_7c15)))
 }
 

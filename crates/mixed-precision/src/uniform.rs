@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 
 use crate::error::{Error, Result, within};
-use crate::rounding::{Rounding, Words, derive};
+use crate::rounding::{Rounding, Words};
 use crate::{bits, memory, straight_through};
 
 /// What shares one scale.
@@ -117,10 +117,7 @@ impl Uniform {
 
     /// The quantiser of a step, as [`Quantizer::at`](crate::Quantizer::at).
     pub fn at(self, step: u64) -> Self {
-        match self.rounding {
-            Rounding::Stochastic(seed) => self.rounding(Rounding::Stochastic(derive(seed, step))),
-            _ => self,
-        }
+        self.rounding(self.rounding.at(step))
     }
 
     /// Integers, scales and zero points.
@@ -133,7 +130,7 @@ impl Uniform {
         let groups = self.groups(&shape)?;
         let values = memory::to_vec(x, self.name())?;
         let (scales, zeros) = self.scales(&values, groups);
-        let seed = self.seed();
+        let seed = self.rounding.seed();
         let bytes = bits::pack(values.len(), self.bits, |i| {
             let group = groups.of(i);
             self.code(values[i], scales[group], zeros[group], Words::new(seed, (i >> 32) as u32).get(i as u32))
@@ -156,7 +153,7 @@ impl Uniform {
 
     fn round(&self, x: &mut [f32], groups: Groups) {
         let (scales, zeros) = self.scales(x, groups);
-        let seed = self.seed();
+        let seed = self.rounding.seed();
         memory::chunks(x, |first, x| {
             let words = Words::new(seed, (first >> 32) as u32);
             for (i, x) in x.iter_mut().enumerate() {
@@ -169,13 +166,6 @@ impl Uniform {
 
     fn name(&self) -> String {
         format!("uniform {}-bit", self.bits)
-    }
-
-    fn seed(&self) -> u64 {
-        match self.rounding {
-            Rounding::Stochastic(seed) => seed,
-            _ => 0,
-        }
     }
 
     fn groups(&self, shape: &[usize]) -> Result<Groups> {
