@@ -88,7 +88,9 @@ impl LsqConfig {
         };
         let [_, columns] = rows.dims();
         if columns == 0 {
-            return Ok(self.with(Tensor::ones([channels], &device), self.offset.then(|| Tensor::zeros([channels], &device))));
+            return Ok(
+                self.with(Tensor::ones([channels], &device), self.offset.then(|| Tensor::zeros([channels], &device)))
+            );
         }
         let (step, offset) = match self.offset {
             false => (rows.abs().mean_dim(1) * (2.0 / high.sqrt()), None),
@@ -114,7 +116,11 @@ impl LsqConfig {
     /// [`Error::Parameter`] unless the step is positive and finite, or if it has an axis of channels, whose number is not known.
     pub fn with_step(self, step: f64, device: &Device) -> Result<Lsq> {
         if let Some(axis) = self.channel {
-            return Err(Error::Parameter { parameter: "channel", value: axis as f64, bound: "none where the step is one number" });
+            return Err(Error::Parameter {
+                parameter: "channel",
+                value: axis as f64,
+                bound: "none where the step is one number",
+            });
         }
         let step = crate::error::positive("step", step)?;
         Ok(self.with(Tensor::full([1], step, device), self.offset.then(|| Tensor::zeros([1], device))))
@@ -279,7 +285,8 @@ mod tests {
 
     #[test]
     fn gradients_are_those_of_the_table() {
-        let strategy = (configs(), 0.05f64..2.0, -1f64..1.0, proptest::collection::vec((-30f64..30.0, -2f64..2.0), 1..20));
+        let strategy =
+            (configs(), 0.05f64..2.0, -1f64..1.0, proptest::collection::vec((-30f64..30.0, -2f64..2.0), 1..20));
         property(100, strategy, |(config, step, offset, data)| {
             for device in host_devices() {
                 let device = device.autodiff();
@@ -324,7 +331,8 @@ mod tests {
         let strategy = (configs(), 0.05f64..2.0, -1f64..1.0, proptest::collection::vec(-30f64..30.0, 1..20));
         property(100, strategy, |(config, step, offset, x)| {
             let plain = Device::flex();
-            let y = |device: &Device| values(quantiser(config, step, offset, device).forward(tensor(&x, device)).unwrap());
+            let y =
+                |device: &Device| values(quantiser(config, step, offset, device).forward(tensor(&x, device)).unwrap());
             let found = y(&plain);
             assert_eq!(found, y(&plain.autodiff()), "the value is that without autodiff");
             let (low, high) = config.levels();
@@ -365,7 +373,10 @@ mod tests {
         assert_eq!(LsqConfig::weight(1).unwrap_err().to_string(), "bits = 1 is out of range, expected 2 <= bits <= 16");
         let config = LsqConfig::weight(4).unwrap();
         assert_eq!(message(config.channel(1).init(&x)), "channel = 1 is out of range, expected an axis of the tensor");
-        assert_eq!(message(config.with_step(f64::NAN, &device)), "step = NaN is out of range, expected 0 < value < inf");
+        assert_eq!(
+            message(config.with_step(f64::NAN, &device)),
+            "step = NaN is out of range, expected 0 < value < inf"
+        );
         assert!(config.channel(0).with_step(1.0, &device).is_err());
         assert_eq!(values(config.init(&x).unwrap().step.val()), [1.0]);
         assert_eq!(values(config.init(&Tensor::<2>::zeros([3, 0], &device)).unwrap().step.val()), [1.0]);

@@ -153,7 +153,8 @@ impl ModuleDisplay for Fp8Conv2d {
     fn custom_content(&self, content: Content) -> Option<Content> {
         let [channels_out, in_group, _, _] = self.weight.dims();
         let content = content.add("ch_in", &(in_group * self.groups)).add("ch_out", &channels_out);
-        let content = content.add_debug_attribute("stride", &self.stride).add_debug_attribute("kernel_size", &self.kernel_size);
+        let content =
+            content.add_debug_attribute("stride", &self.stride).add_debug_attribute("kernel_size", &self.kernel_size);
         let content = content.add_debug_attribute("dilation", &self.dilation).add("groups", &self.groups);
         let content = content.add_debug_attribute("padding", &self.padding);
         content.add_debug_attribute("recipe", &self.recipe).optional()

@@ -57,7 +57,8 @@ fn what_is_a_number_of_the_format_goes_through_a_linear_layer_unchanged() {
             let (grads, wanted) = ((y * up.clone()).sum().backward(), (want * up).sum().backward());
             assert_eq!(values(x.grad(&grads).unwrap()), values(x.grad(&wanted).unwrap()));
             assert_eq!(values(layer.weight.grad(&grads).unwrap()), values(linear.weight.grad(&wanted).unwrap()));
-            let bias = |layer: &Option<burn::module::Param<Tensor<1>>>, grads| layer.as_ref().unwrap().grad(grads).unwrap();
+            let bias =
+                |layer: &Option<burn::module::Param<Tensor<1>>>, grads| layer.as_ref().unwrap().grad(grads).unwrap();
             assert_eq!(values(bias(&layer.bias, &grads)), values(bias(&linear.bias, &wanted)));
             // A vector, and nothing at all.
             assert_eq!(values(layer.forward(whole([7], 5, &device)).unwrap()).len(), 5);
@@ -72,7 +73,10 @@ fn what_is_a_number_of_the_format_goes_through_a_convolution_unchanged() {
         Conv2dConfig::new([4, 6], [3, 3]).with_padding(PaddingConfig2d::Same),
         Conv2dConfig::new([4, 6], [2, 4]).with_padding(PaddingConfig2d::Same),
         Conv2dConfig::new([4, 6], [3, 2]).with_groups(2).with_stride([2, 1]).with_bias(false),
-        Conv2dConfig::new([4, 4], [2, 2]).with_groups(4).with_dilation([2, 2]).with_padding(PaddingConfig2d::Explicit(1, 2, 1, 2)),
+        Conv2dConfig::new([4, 4], [2, 2])
+            .with_groups(4)
+            .with_dilation([2, 2])
+            .with_padding(PaddingConfig2d::Explicit(1, 2, 1, 2)),
     ];
     for device in host_devices() {
         let device = device.autodiff();

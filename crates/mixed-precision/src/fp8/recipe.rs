@@ -143,7 +143,8 @@ impl Recipe {
     /// # Errors
     /// [`Error::Parameter`] for a format that has not 8 bits with a sign.
     pub fn formats(self, forward: Format, backward: Format) -> Result<Self> {
-        for (parameter, format) in [("bits of the forward format", forward), ("bits of the backward format", backward)] {
+        for (parameter, format) in [("bits of the forward format", forward), ("bits of the backward format", backward)]
+        {
             if format.bits() != 8 || !format.is_signed() {
                 let value = f64::from(format.bits());
                 return Err(Error::Parameter { parameter, value, bound: "8, the sign among them" });

@@ -180,7 +180,13 @@ mod tests {
     }
 
     /// The definition, element by element.
-    fn slowly(x: &[f32], [outer, middle, inner]: [usize; 3], tile: [usize; 3], recipe: Recipe, format: Format) -> Vec<f32> {
+    fn slowly(
+        x: &[f32],
+        [outer, middle, inner]: [usize; 3],
+        tile: [usize; 3],
+        recipe: Recipe,
+        format: Format,
+    ) -> Vec<f32> {
         let key = |i: usize| {
             let (o, m, n) = (i / (middle * inner), i / inner % middle, i % inner);
             (o / tile[0], m / tile[1], n / tile[2])
@@ -274,7 +280,8 @@ mod tests {
     #[test]
     fn finer_scales_are_no_louder() {
         // Rows of very different sizes, as activations have.
-        let rows = (-12i32..12).prop_flat_map(|_| proptest::collection::vec((-12i32..12, proptest::collection::vec(-1f32..1.0, 64)), 8));
+        let rows = (-12i32..12)
+            .prop_flat_map(|_| proptest::collection::vec((-12i32..12, proptest::collection::vec(-1f32..1.0, 64)), 8));
         property(60, rows, |rows| {
             let data: Vec<f32> = rows.iter().flat_map(|(e, row)| row.iter().map(|x| x * 2f32.powi(*e))).collect();
             let view = [8, 64, 1];

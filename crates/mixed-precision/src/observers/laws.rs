@@ -78,7 +78,8 @@ fn mse_is_at_most_that_of_min_max() {
                 quantiser.fake_quantize(x.clone() * scale).unwrap() * (1.0 / scale)
             }
         };
-        let pairs = x.into_data().iter::<f64>().zip(y.into_data().iter::<f64>().collect::<Vec<_>>()).collect::<Vec<_>>();
+        let pairs =
+            x.into_data().iter::<f64>().zip(y.into_data().iter::<f64>().collect::<Vec<_>>()).collect::<Vec<_>>();
         let mean = pairs.iter().map(|(x, y)| (x - y).powi(2)).sum::<f64>() / pairs.len() as f64;
         assert!((mean - least).abs() <= 1e-9 * least + 1e-60, "{mean} {least}");
     });
@@ -168,7 +169,9 @@ fn parameters_are_checked() {
         assert!(matches!(MovingAverageMinMax::new(c), Err(Error::Parameter { parameter: "averaging", .. })));
     }
     assert!(Percentile::new(0.9).unwrap().capacity(0).is_err());
-    assert!(MseOptimal::new(Format::E4M3FN).candidates(0).is_err() && MseOptimal::new(Format::E4M3FN).capacity(0).is_err());
+    assert!(
+        MseOptimal::new(Format::E4M3FN).candidates(0).is_err() && MseOptimal::new(Format::E4M3FN).capacity(0).is_err()
+    );
     let wrong = MseOptimal::new(Format::E4M3FN).error(Range { low: 0.0, high: 1.0 });
     assert!(matches!(wrong, Err(Error::NothingObserved)));
 }
