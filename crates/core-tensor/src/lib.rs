@@ -7,7 +7,7 @@
 //! | [`GradientTransform`] | state plus `gradient -> gradient`, chained before a Burn optimizer | [`transform`] |
 //!
 //! Beside them: [`Scalar`], a number on the device whose reading is the only host synchronisation; [`Random`], seeded per
-//! instance and equal on every backend; [`Error`], the one error type.
+//! instance and equal on every backend; [`backward`], operations with a backward pass of their own; [`Error`], the one error type.
 //!
 //! # Features
 //! `ndarray` and `flex` (default), `wgpu` and `cuda` only forward to Burn's backends. `testing` adds proptest strategies, laws
@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod backward;
 pub mod error;
 pub mod host;
 mod kernels;

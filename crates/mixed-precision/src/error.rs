@@ -52,6 +52,17 @@ pub enum Error {
     /// An update of the scale without any gradient checked since the last one.
     #[error("no gradient was unscaled since the last update of the loss scale")]
     NothingChecked,
+    /// A range was asked for before any value was observed.
+    #[error("no value was observed")]
+    NothingObserved,
+    /// An observed element is NaN or infinite.
+    #[error("element {index} is {value}, an observer needs finite values")]
+    NotFinite {
+        /// Its position (row-major).
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
     /// An error of the core.
     #[error(transparent)]
     Core(#[from] core_tensor::Error),

@@ -16,6 +16,8 @@
 //! | [`Quantizer`], [`Packed`] | Q(x) on tensors and trees, straight-through gradients, real bytes |
 //! | [`Uniform`], [`FixedPoint`] | evenly spaced integers of 2 to 16 bits, fixed point |
 //! | [`Mx`], [`NvFp4`], [`sqnr`] | blocks that share a scale, and how loud their error is |
+//! | [`Lsq`], [`observers`] | step sizes that are learned, ranges that are observed |
+//! | [`fp8`] | FP8 recipes, and linear and convolution layers by them |
 //! | [`LossScale`], [`SharedLossScale`], [`Unscale`] | loss scaling, static and dynamic, alone or in a chain |
 //!
 //! Quantisation reads and writes host memory (backends flex and ndarray); a tensor elsewhere is an
@@ -29,10 +31,13 @@ mod blocks;
 mod error;
 mod fixed_point;
 mod format;
+pub mod fp8;
 mod loss_scale;
+mod lsq;
 mod memory;
 mod mx;
 mod nvfp4;
+pub mod observers;
 mod packed;
 mod quantizer;
 mod rounding;
@@ -48,6 +53,7 @@ pub use error::{Error, Result};
 pub use fixed_point::FixedPoint;
 pub use format::{Format, Specials};
 pub use loss_scale::{LossScale, ScaleChange, Step, Unscaled};
+pub use lsq::{Lsq, LsqConfig};
 pub use mx::{Element, Mx, MxTensor, ScaleRule};
 pub use nvfp4::{NvFp4, NvFp4Tensor};
 pub use packed::Packed;

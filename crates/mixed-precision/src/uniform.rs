@@ -30,6 +30,7 @@ pub enum Granularity {
 /// | `bits` | – | 2 to 16 | integers of so many bits |
 /// | [`granularity`](Self::granularity) | tensor | | what shares a scale |
 /// | [`rounding`](Self::rounding) | nearest even | | which neighbour ([`Rounding`]) |
+/// | [`range`](Self::range) | the tensor's own | holds 0 if not widened | calibrated ends, as an [observer](crate::observers) gives |
 ///
 /// Zero is always representable. Where the scale would not be a positive normal number (all zero, or next to it) it is 1 and
 /// the integers are `z`. A group with a NaN or an infinity has the scale NaN and becomes NaN, so that the damage shows.
@@ -56,6 +57,8 @@ pub struct Uniform {
     affine: bool,
     granularity: Granularity,
     rounding: Rounding,
+    /// Bits of the ends that hold for every group.
+    range: Option<[u32; 2]>,
 }
 
 /// A tensor as integers and scales, made by [`Uniform::quantize`].
@@ -102,7 +105,7 @@ impl Uniform {
 
     fn new(bits: usize, affine: bool) -> Result<Self> {
         let bits = within("bits", bits, 2..=16, "2 <= bits <= 16")? as u32;
-        Ok(Self { bits, affine, granularity: Granularity::Tensor, rounding: Rounding::NearestEven })
+        Ok(Self { bits, affine, granularity: Granularity::Tensor, rounding: Rounding::NearestEven, range: None })
     }
 
     /// The same with scales for other parts.
@@ -113,6 +116,29 @@ impl Uniform {
     /// The same with another rounding.
     pub fn rounding(self, rounding: Rounding) -> Self {
         Self { rounding, ..self }
+    }
+
+    /// The same with the ends `low` and `high` for every group instead of its own: what is beyond is clamped (infinities too),
+    /// and has no gradient; a NaN makes its group NaN. Widened to hold 0.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] unless both are finite as `f32` and `low <= high`.
+    pub fn range(self, low: f64, high: f64) -> Result<Self> {
+        let (small, large) = (low as f32, high as f32);
+        if !(small.is_finite() && small <= large && large.is_finite()) {
+            let (parameter, value) = if small.is_finite() { ("high", high) } else { ("low", low) };
+            return Err(Error::Parameter { parameter, value, bound: "-inf < low <= high < inf" });
+        }
+        Ok(Self { range: Some([small.min(0.0).to_bits(), large.max(0.0).to_bits()]), ..self })
+    }
+
+    /// Scale and zero point for the ends `low` and `high`, which are widened to hold 0.
+    ///
+    /// # Errors
+    /// As [`range`](Self::range).
+    pub fn parameters(&self, low: f64, high: f64) -> Result<(f32, u16)> {
+        let [low, high] = self.range(low, high)?.ends().expect("set just now");
+        Ok(self.scale(low, high))
     }
 
     /// The quantiser of a step, as [`Quantizer::at`](crate::Quantizer::at).
@@ -145,7 +171,11 @@ impl Uniform {
     /// As [`quantize`](Self::quantize).
     pub fn fake_quantize<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>> {
         let groups = self.groups(&x.dims())?;
-        straight_through::apply(x, f64::from(f32::MAX), |x| {
+        let [low, high] = match self.ends() {
+            None => [-f64::from(f32::MAX), f64::from(f32::MAX)],
+            Some([low, high]) => self.reach(low, high),
+        };
+        straight_through::apply_within(x, low, high, |x| {
             let (x, ()) = memory::update(x.into_dispatch(), self.name(), |x| self.round(x, groups))?;
             Ok(Tensor::from_dispatch(x))
         })
@@ -191,36 +221,62 @@ impl Uniform {
         (1 << (self.bits - u32::from(!self.affine))) - 1
     }
 
+    /// The calibrated ends.
+    fn ends(&self) -> Option<[f32; 2]> {
+        self.range.map(|range| range.map(f32::from_bits))
+    }
+
+    /// Beyond these numbers values are clamped: the outermost integers, and half a step for rounding to nearest.
+    fn reach(&self, low: f32, high: f32) -> [f64; 2] {
+        let (scale, zero) = self.scale(low, high);
+        let (scale, zero, steps) = (f64::from(scale), f64::from(zero), f64::from(self.steps()));
+        match self.affine {
+            true => [-(zero + 0.5) * scale, (steps - zero + 0.5) * scale],
+            false => [-(steps + 0.5) * scale, (steps + 0.5) * scale],
+        }
+    }
+
     /// Scale and zero point of every group.
     fn scales(&self, x: &[f32], groups: Groups) -> (Vec<f32>, Vec<u16>) {
-        // Bounds that hold zero; what is not finite makes a bound NaN.
-        let mut bounds = vec![(0f32, 0f32); groups.count];
+        // Bounds that hold zero; what is not finite makes a bound NaN, with calibrated ends only NaN does.
+        let ends = self.ends();
+        let mut bounds = vec![ends.map_or((0f32, 0f32), |[low, high]| (low, high)); groups.count];
         for (i, run) in x.chunks(groups.run).enumerate() {
             let (low, high) = &mut bounds[i % groups.count];
+            if ends.is_some() {
+                *low = if run.iter().any(|x| x.is_nan()) { f32::NAN } else { *low };
+                continue;
+            }
             for x in run {
                 let x = if x.is_finite() { *x } else { f32::NAN };
                 *low = if x < *low || x.is_nan() { x } else { *low };
                 *high = if x > *high || x.is_nan() { x } else { *high };
             }
         }
-        let steps = f64::from(self.steps());
-        let scale = |(low, high): (f32, f32)| {
-            if low.is_nan() || high.is_nan() {
-                return (f32::NAN, 0);
-            }
-            let (low, high) = (f64::from(low), f64::from(high));
-            let scale = match self.affine {
-                true => (high - low) / steps,
-                false => high.max(-low) / steps,
-            } as f32;
-            let scale = if scale >= f32::MIN_POSITIVE { scale } else { 1.0 };
-            let zero = match self.affine {
-                true => (-low / f64::from(scale)).round_ties_even().clamp(0.0, steps) as u16,
-                false => 0,
-            };
-            (scale, zero)
+        bounds.into_iter().map(|(low, high)| self.scale(low, high)).unzip()
+    }
+
+    /// Scale and zero point for ends that hold zero.
+    pub(crate) fn scale(&self, low: f32, high: f32) -> (f32, u16) {
+        if low.is_nan() || high.is_nan() {
+            return (f32::NAN, 0);
+        }
+        let (low, high, steps) = (f64::from(low), f64::from(high), f64::from(self.steps()));
+        let scale = match self.affine {
+            true => (high - low) / steps,
+            false => high.max(-low) / steps,
+        } as f32;
+        let scale = if scale >= f32::MIN_POSITIVE { scale } else { 1.0 };
+        let zero = match self.affine {
+            true => (-low / f64::from(scale)).round_ties_even().clamp(0.0, steps) as u16,
+            false => 0,
         };
-        bounds.into_iter().map(scale).unzip()
+        (scale, zero)
+    }
+
+    /// A number as one of the integers times the scale.
+    pub(crate) fn nearest(&self, x: f32, scale: f32, zero: u16) -> f32 {
+        self.value(self.code(x, scale, zero, 0), scale, zero)
     }
 
     /// The integer as a code of so many bits: two's complement if symmetric.
@@ -353,6 +409,35 @@ mod tests {
         for bits in [1, 17] {
             assert!(Uniform::symmetric(bits).is_err());
         }
+    }
+
+    #[test]
+    fn calibrated_ends_clamp() {
+        for device in host_devices() {
+            let data = [-9.0, -1.0, 0.26, 3.0, 3.4, f32::INFINITY];
+            let scheme = Uniform::affine(3).unwrap().range(-0.5, 3.0).unwrap();
+            // Steps of a half, zero at 1.
+            assert_eq!(scheme.parameters(-0.5, 3.0).unwrap(), (0.5, 1));
+            let x = Tensor::<1>::from_data(data, &device);
+            let stored = scheme.quantize(&x).unwrap();
+            assert_eq!(stored.integers(), [0, 0, 2, 7, 7, 7]);
+            assert_eq!(values(stored.dequantize::<1>(&device).unwrap()), [-0.5, -0.5, 0.5, 3.0, 3.0, 3.0]);
+            let leaf = Tensor::<1>::from_data(data, &device.clone().autodiff()).require_grad();
+            let y = scheme.fake_quantize(leaf.clone()).unwrap();
+            assert_eq!(values(y.clone()), [-0.5, -0.5, 0.5, 3.0, 3.0, 3.0]);
+            let grads = y.sum().backward();
+            // Up to half a step beyond −0.5 and 3.
+            assert_eq!(values(leaf.grad(&grads).unwrap()), [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
+            let symmetric = Uniform::symmetric(2).unwrap().range(0.5, 2.0).unwrap();
+            assert_eq!(values(symmetric.fake_quantize(x).unwrap()), [-2.0, 0.0, 0.0, 2.0, 2.0, 2.0]);
+            let bad = Tensor::<1>::from_data([1.0, f32::NAN, 2.0, 2.0], &device);
+            let y = values(symmetric.granularity(Granularity::Group(2)).fake_quantize(bad).unwrap());
+            assert!(y[0].is_nan() && y[1].is_nan() && y[2] == 2.0);
+        }
+        let message = |low, high| Uniform::affine(8).unwrap().range(low, high).unwrap_err().to_string();
+        assert_eq!(message(2.0, 1.0), "high = 1 is out of range, expected -inf < low <= high < inf");
+        assert_eq!(message(f64::NAN, 1.0), "low = NaN is out of range, expected -inf < low <= high < inf");
+        assert!(Uniform::affine(8).unwrap().range(0.0, 1e39).is_err());
     }
 
     #[test]
