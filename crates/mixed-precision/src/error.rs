@@ -52,6 +52,14 @@ pub enum Error {
     /// An update of the scale without any gradient checked since the last one.
     #[error("no gradient was unscaled since the last update of the loss scale")]
     NothingChecked,
+    /// The configuration of an optimizer that says nothing usable.
+    #[error("the configuration of {name} cannot be read: {problem}")]
+    Optimizer {
+        /// Name of the optimizer.
+        name: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
     /// An error of the core.
     #[error(transparent)]
     Core(#[from] core_tensor::Error),

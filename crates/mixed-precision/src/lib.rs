@@ -16,6 +16,7 @@
 //! | [`Quantizer`], [`Packed`] | Q(x) on tensors and trees, straight-through gradients, real bytes |
 //! | [`Uniform`], [`FixedPoint`] | evenly spaced integers of 2 to 16 bits, fixed point |
 //! | [`Mx`], [`NvFp4`], [`sqnr`] | blocks that share a scale, and how loud their error is |
+//! | [`optim`] | optimizer state of 8 and 4 bits, weights of `bf16` that learn from small updates |
 //! | [`LossScale`], [`SharedLossScale`], [`Unscale`] | loss scaling, static and dynamic, alone or in a chain |
 //!
 //! Quantisation reads and writes host memory (backends flex and ndarray); a tensor elsewhere is an
@@ -33,6 +34,7 @@ mod loss_scale;
 mod memory;
 mod mx;
 mod nvfp4;
+pub mod optim;
 mod packed;
 mod quantizer;
 mod rounding;
