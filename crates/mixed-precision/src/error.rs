@@ -63,6 +63,14 @@ pub enum Error {
         /// Its value.
         value: f32,
     },
+    /// The configuration of an optimizer that says nothing usable.
+    #[error("the configuration of {name} cannot be read: {problem}")]
+    Optimizer {
+        /// Name of the optimizer.
+        name: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
     /// An error of the core.
     #[error(transparent)]
     Core(#[from] core_tensor::Error),

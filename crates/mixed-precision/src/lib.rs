@@ -18,6 +18,7 @@
 //! | [`Mx`], [`NvFp4`], [`sqnr`] | blocks that share a scale, and how loud their error is |
 //! | [`Lsq`], [`observers`] | step sizes that are learned, ranges that are observed |
 //! | [`fp8`] | FP8 recipes, and linear and convolution layers by them |
+//! | [`optim`] | optimizer state of 8 and 4 bits, weights of `bf16` that learn from small updates |
 //! | [`LossScale`], [`SharedLossScale`], [`Unscale`] | loss scaling, static and dynamic, alone or in a chain |
 //!
 //! Quantisation reads and writes host memory (backends flex and ndarray); a tensor elsewhere is an
@@ -38,6 +39,7 @@ mod memory;
 mod mx;
 mod nvfp4;
 pub mod observers;
+pub mod optim;
 mod packed;
 mod quantizer;
 mod rounding;
