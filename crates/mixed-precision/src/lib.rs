@@ -17,6 +17,7 @@
 //! | [`Uniform`], [`FixedPoint`] | evenly spaced integers of 2 to 16 bits, fixed point |
 //! | [`Mx`], [`NvFp4`], [`sqnr`] | blocks that share a scale, and how loud their error is |
 //! | [`LossScale`], [`SharedLossScale`], [`Unscale`] | loss scaling, static and dynamic, alone or in a chain |
+//! | [`autocast`], [`Policy`], [`Amp`] | mixed precision operation by operation, or by module, and a training step in it |
 //!
 //! Quantisation reads and writes host memory (backends flex and ndarray); a tensor elsewhere is an
 //! [`Error::UnsupportedDevice`]. Loss scaling works on every device.
@@ -24,6 +25,8 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod amp;
+pub mod autocast;
 mod bits;
 mod blocks;
 mod error;
@@ -34,6 +37,7 @@ mod memory;
 mod mx;
 mod nvfp4;
 mod packed;
+mod policy;
 mod quantizer;
 mod rounding;
 mod sqnr;
@@ -44,6 +48,7 @@ mod unscale;
 #[cfg(test)]
 mod laws;
 
+pub use amp::Amp;
 pub use error::{Error, Result};
 pub use fixed_point::FixedPoint;
 pub use format::{Format, Specials};
@@ -51,6 +56,7 @@ pub use loss_scale::{LossScale, ScaleChange, Step, Unscaled};
 pub use mx::{Element, Mx, MxTensor, ScaleRule};
 pub use nvfp4::{NvFp4, NvFp4Tensor};
 pub use packed::Packed;
+pub use policy::Policy;
 pub use quantizer::Quantizer;
 pub use rounding::{Overflow, Rounding, word};
 pub use sqnr::sqnr;
