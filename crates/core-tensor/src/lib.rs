@@ -30,8 +30,8 @@ pub mod tree;
 
 pub use error::{Error, Result};
 pub use program::{
-    Batch, BatchMapper, Frozen, Gradient, Jvp, Linearized, PerSample, Program, ProgramError, Pullback,
-    central_difference,
+    Autocast, AutocastReport, Batch, BatchMapper, Frozen, Gradient, Jvp, Linearized, PerSample, Precision, Program,
+    ProgramError, Pullback, central_difference,
 };
 pub use random::Random;
 pub use scalar::Scalar;

@@ -39,6 +39,14 @@ pub enum Error {
         /// Bytes found.
         actual: usize,
     },
+    /// Text that is no precision policy.
+    #[error("`{text}` is no precision policy: {reason}")]
+    Policy {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A call that the loss scale's protocol does not allow now.
     #[error("optimizer `{optimizer}`: {call} is not allowed {state}")]
     Protocol {

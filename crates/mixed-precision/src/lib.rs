@@ -20,6 +20,7 @@
 //! | [`fp8`] | FP8 recipes, and linear and convolution layers by them |
 //! | [`optim`] | optimizer state of 8 and 4 bits, weights of `bf16` that learn from small updates |
 //! | [`LossScale`], [`SharedLossScale`], [`Unscale`] | loss scaling, static and dynamic, alone or in a chain |
+//! | [`autocast`], [`Policy`], [`Amp`] | mixed precision operation by operation, or by module, and a training step in it |
 //!
 //! Quantisation reads and writes host memory (backends flex and ndarray); a tensor elsewhere is an
 //! [`Error::UnsupportedDevice`]. Loss scaling works on every device.
@@ -27,6 +28,8 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod amp;
+pub mod autocast;
 mod bits;
 mod blocks;
 mod error;
@@ -41,6 +44,7 @@ mod nvfp4;
 pub mod observers;
 pub mod optim;
 mod packed;
+mod policy;
 mod quantizer;
 mod rounding;
 mod sqnr;
@@ -51,6 +55,7 @@ mod unscale;
 #[cfg(test)]
 mod laws;
 
+pub use amp::Amp;
 pub use error::{Error, Result};
 pub use fixed_point::FixedPoint;
 pub use format::{Format, Specials};
@@ -59,6 +64,7 @@ pub use lsq::{Lsq, LsqConfig};
 pub use mx::{Element, Mx, MxTensor, ScaleRule};
 pub use nvfp4::{NvFp4, NvFp4Tensor};
 pub use packed::Packed;
+pub use policy::Policy;
 pub use quantizer::Quantizer;
 pub use rounding::{Overflow, Rounding, word};
 pub use sqnr::sqnr;

@@ -61,10 +61,19 @@ pub(crate) fn chunks<E: Real>(x: &mut [E], f: impl Fn(usize, &mut [E]) + Sync) {
     }
 }
 
+/// The tensor off the tape; one of a recording, which has no value, as it is.
+pub(crate) fn plain<const D: usize>(tensor: &Tensor<D>) -> DispatchTensor {
+    let leaf = tensor.clone().into_dispatch();
+    match host::is_recording(&leaf) {
+        true => leaf,
+        false => tensor.clone().inner().into_dispatch(),
+    }
+}
+
 /// All elements as `f32`, in row-major order.
 pub(crate) fn to_vec<const D: usize>(tensor: &Tensor<D>, what: impl ToString) -> Result<Vec<f32>> {
     let device = tensor.device();
-    let leaf = tensor.clone().inner().into_dispatch();
+    let leaf = plain(tensor);
     host::read(&leaf, |x| with_slice!(Slice, x, x => x.iter().map(|x| x.get()).collect()))
         .ok_or_else(|| Error::device(&device, what))
 }

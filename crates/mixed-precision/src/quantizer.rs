@@ -118,7 +118,7 @@ impl Quantizer {
     /// As [`fake_quantize`](Self::fake_quantize).
     pub fn pack<const D: usize>(&self, x: &Tensor<D>) -> Result<Packed> {
         let (shape, device) = (x.dims().to_vec(), x.device());
-        let leaf = x.clone().inner().into_dispatch();
+        let leaf = memory::plain(x);
         let bytes = host::read(&leaf, |x| with_slice!(Slice, x, x => self.codes(x)));
         let bytes = bytes.ok_or_else(|| Error::device(&device, self.format))?;
         Packed::from_bytes(self.format, &shape, bytes)

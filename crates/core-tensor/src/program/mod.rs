@@ -10,11 +10,14 @@
 //! | [`Program::jvp`] | `f`, `∇f`, `∇²f·v` (and `⟨∇f, v⟩`) in one pass | 2 to 2.5 |
 //! | [`Program::linearize`] then [`Linearized::hvp`] | many `∇²f·v` at one point | 1 + 1.3 each |
 //! | [`Program::vjp`], [`Program::jacobian`] | `cᵢᵀJ` for many `cᵢ` from one forward pass | 1/3 + 2/3 each |
+//! | [`Program::scaled_value_and_grad`] | `f(x)`, `s·∇f(x)` for loss scaling | 1 |
 //! | [`Program::per_sample`] | `‖∇fᵢ(x)‖` of every sample, then `Σ wᵢ∇fᵢ(x)` | 1 to 1.5 |
 //!
 //! The Hessian-vector product is forward over reverse: the tangent of the recorded gradient (Pearlmutter, "Fast exact
 //! multiplication by the Hessian", 1994; Griewank & Walther, "Evaluating Derivatives", 2008, ch. 5). It is exact up to
 //! rounding; nothing is differenced.
+//!
+//! [`Program::autocast`] gives the same function in mixed precision, for every call of the table.
 //!
 //! # Rules
 //! - The function's result has shape `[outputs]`; one output is a loss.
@@ -30,6 +33,7 @@
 //!   derivative of that shortened gradient, through the detached value too; other frameworks stop there.
 //! - A leaf that the value does not depend on has no gradient. It is listed in `absent`, not reported as zero.
 
+mod autocast;
 mod batch;
 mod difference;
 mod error;
@@ -54,6 +58,7 @@ use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Shape, Tensor, TensorData};
 
+pub use autocast::{Autocast, AutocastReport, Precision};
 pub use batch::{Batch, BatchMapper, Frozen};
 pub use difference::central_difference;
 pub use error::ProgramError;
@@ -62,6 +67,7 @@ use crate::error::{Error, Result};
 use crate::random::Random;
 use crate::scalar::Scalar;
 use crate::tree::{LeafName, Tree};
+use autocast::Mode;
 use execute::Schedule;
 use graph::{Entry, Graph, Source};
 use record::{BatchValues, ModuleValues, Recording, Spec, Tape, Trainable, Want};
@@ -99,7 +105,7 @@ impl Jvp {
     }
 }
 
-type Body<B> = Box<dyn Fn(&mut Tape, &B) -> Tensor<1> + Send + Sync>;
+type Body<B> = Arc<dyn Fn(&mut Tape, &B) -> Tensor<1> + Send + Sync>;
 
 /// A recorded function of a point (a [`Tree`]) and a [`Batch`].
 ///
@@ -131,10 +137,15 @@ pub struct Program<B> {
     shapes: Vec<Shape>,
     /// Frozen parameters and running state, as at recording.
     buffers: Vec<DispatchTensor>,
-    recordings: Mutex<HashMap<(Key, Want), Arc<Recording>>>,
-    plans: Mutex<HashMap<(Key, Kind), Arc<Plan>>>,
+    /// Shared with the same function in other precisions.
+    recordings: Arc<Cache<(Key, Want), Recording>>,
+    plans: Cache<(Key, Kind, Option<Mode>), Plan>,
     noise: Mutex<Noise>,
+    autocast: Option<Autocast>,
 }
+
+/// What was made once, by what it was made for.
+type Cache<K, V> = Mutex<HashMap<K, Arc<V>>>;
 
 /// What a recording depends on: shapes and element types of the point and the batch.
 type Key = (Vec<Spec>, Vec<Spec>);
@@ -146,6 +157,8 @@ enum Kind {
     Value,
     /// Value and gradient.
     Gradient,
+    /// Value and gradient along a cotangent.
+    Scaled,
     /// Value, gradient, and the tangents of both.
     Jvp,
     /// Value and gradient first, tangents later.
@@ -168,6 +181,7 @@ struct Plan {
     /// Where the tangent of each present gradient is among the last stage's outputs.
     /// `None` is exactly zero: the gradient of a linear function does not move.
     tangents: Vec<Option<usize>>,
+    report: Option<AutocastReport>,
 }
 
 /// Random tensors of the current seed.
@@ -217,7 +231,7 @@ impl<B: Batch> Program<B> {
         model.visit(&mut ModuleValues { values: &mut buffers, skip: &trainable, floats: 0 });
         // A copy of its own: what the caller does to shared running state later does not reach it.
         let template = record::independent(model);
-        let body: Body<B> = Box::new(move |tape, batch| {
+        let body: Body<B> = Arc::new(move |tape, batch| {
             let model = record::instantiate_point(&template, tape, &trainable);
             function(&model, &record::record_batch(batch, tape))
         });
@@ -234,7 +248,7 @@ impl<B: Batch> Program<B> {
         function: impl Fn(&Tree, &B) -> Tensor<1> + Send + Sync + 'static,
     ) -> Result<Self> {
         let names = point.shared_names();
-        let body: Body<B> = Box::new(move |tape, batch| {
+        let body: Body<B> = Arc::new(move |tape, batch| {
             let leaves = names.iter().map(|_| tape.leaf()).collect();
             function(&Tree::from_parts(names.clone(), leaves), &record::record_batch(batch, tape))
         });
@@ -249,7 +263,7 @@ impl<B: Batch> Program<B> {
     /// A point that is not of the recorded structure; [`ProgramError`] where new shapes cannot be recorded.
     pub fn value(&self, point: &Tree, batch: &B) -> Result<Tensor<1>> {
         let run = self.prepare(Kind::Value, point, batch)?;
-        Ok(Tensor::from_dispatch(self.start(&run, None)?.swap_remove(0)))
+        Ok(Tensor::from_dispatch(self.start(&run, Seed::default())?.swap_remove(0)))
     }
 
     /// `f(x)` and `∇f(x)` of a loss.
@@ -259,7 +273,21 @@ impl<B: Batch> Program<B> {
     pub fn value_and_grad(&self, point: &Tree, batch: &B) -> Result<Gradient> {
         let run = self.prepare(Kind::Gradient, point, batch)?;
         self.scalar("value_and_grad", &run.plan)?;
-        let mut out = self.start(&run, None)?.into_iter();
+        let mut out = self.start(&run, Seed::default())?.into_iter();
+        Ok(self.gradient(&run.plan, &mut out))
+    }
+
+    /// `f(x)` and `scale·∇f(x)`, the backward pass begun with `scale` instead of one: loss scaling, with the loss itself.
+    ///
+    /// Gradients that would vanish in 16 bits do not; those that leave the range are infinite or NaN. Without
+    /// [`autocast`](Self::autocast) it is the gradient times the scale, up to rounding.
+    ///
+    /// # Errors
+    /// As [`Program::value_and_grad`].
+    pub fn scaled_value_and_grad(&self, point: &Tree, batch: &B, scale: f32) -> Result<Gradient> {
+        let run = self.prepare(Kind::Scaled, point, batch)?;
+        self.scalar("scaled_value_and_grad", &run.plan)?;
+        let mut out = self.start(&run, Seed { scale: Some(scale), ..Seed::default() })?.into_iter();
         Ok(self.gradient(&run.plan, &mut out))
     }
 
@@ -273,7 +301,7 @@ impl<B: Batch> Program<B> {
         let run = self.prepare(Kind::Jvp, point, batch)?;
         self.scalar("jvp", &run.plan)?;
         check_direction(point, direction, &run.device)?;
-        let out = self.start(&run, Some(direction))?;
+        let out = self.start(&run, Seed { direction: Some(direction), ..Seed::default() })?;
         let mut stream = out.iter().cloned();
         let Gradient { value, gradient, absent } = self.gradient(&run.plan, &mut stream);
         let hessian_vector = tangents(&run.plan, &out, &gradient);
@@ -298,7 +326,7 @@ impl<B: Batch> Program<B> {
     pub fn linearize(&self, point: &Tree, batch: &B) -> Result<Linearized> {
         let run = self.prepare(Kind::Linear, point, batch)?;
         self.scalar("linearize", &run.plan)?;
-        let mut out = self.start(&run, None)?;
+        let mut out = self.start(&run, Seed::default())?;
         let kept = out.split_off(1 + run.plan.present.len());
         let Gradient { value, gradient, absent } = self.gradient(&run.plan, &mut out.into_iter());
         Ok(Linearized { value, gradient, absent, point: point.clone(), kept, plan: run.plan, device: run.device })
@@ -322,7 +350,7 @@ impl<B: Batch> Program<B> {
     /// As [`Program::value`].
     pub fn pullback(&self, point: &Tree, batch: &B) -> Result<Pullback> {
         let run = self.prepare(Kind::Pullback, point, batch)?;
-        let mut kept = self.start(&run, None)?;
+        let mut kept = self.start(&run, Seed::default())?;
         let value = Tensor::from_dispatch(kept.remove(0));
         Ok(Pullback { value, names: self.present_names(&run.plan), kept, plan: run.plan, device: run.device })
     }
@@ -393,7 +421,7 @@ impl<B: Batch> Program<B> {
             let kept = zeros.collect();
             return Ok(PerSample { values, squared_norms, names, kept, plan: run.plan, device: run.device });
         }
-        let mut out = self.start(&run, None)?;
+        let mut out = self.start(&run, Seed::default())?;
         let kept = out.split_off(1 + leaves);
         let mut out = out.into_iter().map(Tensor::from_dispatch);
         let values = out.next().expect("the values are the first output");
@@ -407,6 +435,53 @@ impl<B: Batch> Program<B> {
         *lock(&self.noise) = Noise { seed, drawn: HashMap::new() };
     }
 
+    /// The same function in mixed precision: each operation in the type that the rule of `autocast` gives it.
+    ///
+    /// Point, batch, value, gradient and tangents keep their types, every call works as before, and shapes met later are rewritten
+    /// alike. Recordings are shared with this program; a value is the same in every call. On a host device that lacks the
+    /// type it is emulated; [`Program::autocast_report`] says so.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::{DType, Device, Distribution, FloatDType, Tensor}};
+    /// use core_tensor::{Autocast, Precision, Program, Tree};
+    /// # fn main() -> core_tensor::Result<()> {
+    /// let device = Device::default();
+    /// let model = LinearConfig::new(3, 2).init(&device);
+    /// let x = Tensor::<2>::random([8, 3], Distribution::Default, &device);
+    /// let program = Program::record(&model, &x, |model, x| model.forward(x.clone()).sum())?;
+    /// // Everything where its operands are, except layers and matrix products: `mixed_precision` has complete lists.
+    /// let rule = |operation: &_| match operation {
+    ///     burn::backend::ir::OperationIr::Module(_) => Precision::Low,
+    ///     _ => Precision::Promote,
+    /// };
+    /// let mixed = program.autocast(&Autocast::new(FloatDType::BF16, rule)?);
+    /// let out = mixed.value_and_grad(&Tree::from_module(&model), &x)?;
+    /// assert_eq!(out.gradient.get::<2>("weight")?.dtype(), DType::F32);
+    /// println!("{}", mixed.autocast_report(&Tree::from_module(&model), &x)?.unwrap());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn autocast(&self, autocast: &Autocast) -> Self {
+        Program {
+            body: self.body.clone(),
+            names: self.names.clone(),
+            shapes: self.shapes.clone(),
+            buffers: self.buffers.clone(),
+            recordings: self.recordings.clone(),
+            plans: Mutex::default(),
+            noise: Mutex::new(Noise { seed: lock(&self.noise).seed, drawn: HashMap::new() }),
+            autocast: Some(autocast.clone()),
+        }
+    }
+
+    /// What [`autocast`](Self::autocast) made of value and gradient for such a point and batch; `None` without it.
+    ///
+    /// # Errors
+    /// As [`Program::value`].
+    pub fn autocast_report(&self, point: &Tree, batch: &B) -> Result<Option<AutocastReport>> {
+        Ok(self.prepare(Kind::Gradient, point, batch)?.plan.report.clone())
+    }
+
     /// Number of operations in the recorded value and gradient, and in the pass that also gives tangents.
     ///
     /// # Errors
@@ -416,6 +491,13 @@ impl<B: Batch> Program<B> {
         let jvp = self.prepare(Kind::Jvp, point, batch)?.plan;
         Ok((gradient.first.len(), jvp.first.len()))
     }
+}
+
+/// The varying inputs of a first stage besides point and batch.
+#[derive(Clone, Copy, Default)]
+struct Seed<'a> {
+    direction: Option<&'a Tree>,
+    scale: Option<f32>,
 }
 
 /// A plan with everything that a run needs but the varying inputs.
@@ -434,9 +516,10 @@ impl<B: Batch> Program<B> {
             names: point.shared_names(),
             shapes: point.iter().map(|(_, leaf)| leaf.shape()).collect(),
             buffers,
-            recordings: Mutex::new(HashMap::new()),
-            plans: Mutex::new(HashMap::new()),
+            recordings: Arc::default(),
+            plans: Mutex::default(),
             noise: Mutex::new(Noise { seed: 0, drawn: HashMap::new() }),
+            autocast: None,
         };
         program.prepare(Kind::Gradient, point, batch)?;
         Ok(program)
@@ -489,12 +572,14 @@ impl<B: Batch> Program<B> {
         for (index, tensor) in values.0.iter().enumerate() {
             on_device(tensor, &device, || format!("tensor {index} of the batch"))?;
         }
-        let cached = lock(&self.plans).get(&(key.clone(), kind)).cloned();
+        let mode = self.autocast.as_ref().map(|autocast| autocast.mode(&device)).transpose()?;
+        let slot = (key.clone(), kind, mode);
+        let cached = lock(&self.plans).get(&slot).cloned();
         let plan = match cached {
             Some(plan) => plan,
             None => {
-                let plan = Arc::new(self.plan(kind, &key, &device, batch)?);
-                lock(&self.plans).insert((key.clone(), kind), plan.clone());
+                let plan = Arc::new(self.plan(kind, &key, &device, batch, mode)?);
+                lock(&self.plans).insert(slot, plan.clone());
                 plan
             }
         };
@@ -515,9 +600,9 @@ impl<B: Batch> Program<B> {
         Ok(recording)
     }
 
-    fn plan(&self, kind: Kind, key: &Key, device: &Device, batch: &B) -> Result<Plan> {
+    fn plan(&self, kind: Kind, key: &Key, device: &Device, batch: &B, mode: Option<Mode>) -> Result<Plan> {
         let want = match kind {
-            Kind::Pullback | Kind::PerSample => Want::Pullback,
+            Kind::Scaled | Kind::Pullback | Kind::PerSample => Want::Pullback,
             _ => Want::Gradient,
         };
         let recording = self.recording(want, key, device, batch)?;
@@ -529,24 +614,37 @@ impl<B: Batch> Program<B> {
             second: None,
             guarded: None,
             tangents: Vec::new(),
+            report: None,
+        };
+        let gradients = 1 + plan.present.len();
+        // The last rewrite, of value, gradient and the rest; stages are split after it.
+        let mut report = None;
+        let mut cast = |graph: Graph| match self.autocast.as_ref().zip(mode) {
+            None => graph,
+            Some((by, mode)) => {
+                let parts = [1, gradients, graph.outputs.len()].map(|end| end.min(graph.outputs.len()));
+                let (graph, made) = autocast::autocast(graph, &parts, by, mode);
+                report = Some(made);
+                graph
+            }
         };
         match kind {
             Kind::Value => {
                 let mut graph = graph.clone();
                 graph.outputs.truncate(1);
-                plan.first = Schedule::new(simplify::simplify(graph));
+                plan.first = Schedule::new(cast(simplify::simplify(graph)));
             }
-            Kind::Gradient => plan.first = Schedule::new(graph.clone()),
+            Kind::Gradient | Kind::Scaled => plan.first = Schedule::new(cast(graph.clone())),
             Kind::Jvp => {
                 let (mut graph, tangents) = self.with_tangents(graph)?;
                 plan.tangents = append(&mut graph.outputs, tangents);
-                plan.first = Schedule::new(simplify::simplify(graph));
+                plan.first = Schedule::new(cast(simplify::simplify(graph)));
             }
             Kind::Linear => {
                 let (mut graph, tangents) = self.with_tangents(graph)?;
                 let stable = graph.outputs.len();
                 plan.tangents = append(&mut graph.outputs, tangents);
-                let mut graph = simplify::simplify(graph);
+                let mut graph = cast(simplify::simplify(graph));
                 let late = graph.outputs.split_off(stable);
                 let early = std::mem::take(&mut graph.outputs);
                 let (first, second) = stage::split(&graph, |s| matches!(s, Source::Direction(_)), early, late);
@@ -555,9 +653,10 @@ impl<B: Batch> Program<B> {
                 plan.second = Some(Schedule::new(second));
             }
             Kind::Pullback => {
+                let graph = cast(graph.clone());
                 let early = graph.outputs[..1].to_vec();
                 let late = graph.outputs[1..].to_vec();
-                let (first, second) = stage::split(graph, |s| matches!(s, Source::Cotangent), early, late);
+                let (first, second) = stage::split(&graph, |s| matches!(s, Source::Cotangent), early, late);
                 plan.first = Schedule::new(first);
                 plan.second = Some(Schedule::new(second));
             }
@@ -573,7 +672,7 @@ impl<B: Batch> Program<B> {
                     };
                     Error::Program(ProgramError::SamplesMixed { operation: refused.operation, path })
                 })?;
-                let mut graph = simplify::simplify(rewritten);
+                let mut graph = cast(simplify::simplify(rewritten));
                 let late = graph.outputs.split_off(1 + leaves);
                 let early = std::mem::take(&mut graph.outputs);
                 let (first, mut second) = stage::split(&graph, |s| matches!(s, Source::Weight(_)), early, late);
@@ -587,6 +686,7 @@ impl<B: Batch> Program<B> {
                 }
             }
         }
+        plan.report = report;
         Ok(plan)
     }
 
@@ -605,18 +705,23 @@ impl<B: Batch> Program<B> {
     }
 
     /// Runs the first stage.
-    fn start(&self, run: &Run<'_>, direction: Option<&Tree>) -> Result<Vec<DispatchTensor>> {
+    fn start(&self, run: &Run<'_>, seed: Seed<'_>) -> Result<Vec<DispatchTensor>> {
         let entries = run.plan.first.entries.iter().map(|entry| match &entry.source {
             Source::Point(leaf) => run.point.leaf(*leaf).1.clone(),
             Source::Direction(leaf) => {
-                let direction = direction.expect("plans with a direction are given one");
+                let direction = seed.direction.expect("plans with a direction are given one");
                 along(direction.leaf(*leaf).1, run.point.leaf(*leaf).1)
             }
             Source::Batch(tensor) => run.batch[*tensor].clone(),
             Source::Buffer(tensor) => self.buffers[*tensor].clone(),
             Source::Constant(data) => self.fixed(run, entry, |_| upload(data.clone(), entry, &run.device)),
             Source::Noise(distribution) => self.fixed(run, entry, |seed| draw(*distribution, seed, entry, &run.device)),
-            Source::Kept(_) | Source::Cotangent | Source::Weight(_) => unreachable!("belongs to the second stage"),
+            Source::Cotangent => {
+                let scale = seed.scale.expect("plans with a cotangent in the first stage are given a scale");
+                let (shape, dtype) = (entry.tensor.shape.clone(), entry.tensor.dtype);
+                Dispatch::float_full(shape, f64::from(scale).into(), run.device.as_dispatch(), dtype.into())
+            }
+            Source::Kept(_) | Source::Weight(_) => unreachable!("belongs to the second stage"),
         });
         Ok(run.plan.first.run(entries.collect(), run.device.as_dispatch())?)
     }

@@ -1,10 +1,11 @@
-//! `bench [--only PART] [--peers-file FILE] [--markdown FILE]`: times of programs, trees and clipping as ratios of one run.
+//! `bench [--only PART] [--peers-file FILE] [--markdown FILE]`: times of programs, mixed precision, trees and clipping as ratios of one run.
 //!
 //! Every figure is the median of interleaved repetitions, so that a slow moment of the machine falls on all sides alike.
 //! The allocator is mimalloc, as in `lab`. `memory` measures peaks.
 
 #![forbid(unsafe_code)]
 
+mod autocast;
 mod clipping;
 mod programs;
 mod trees;
@@ -20,7 +21,7 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// What can be measured alone.
-const PARTS: [&str; 6] = ["mlp", "cnn", "transformer", "trees", "clipping", "samples"];
+const PARTS: [&str; 7] = ["mlp", "cnn", "transformer", "autocast", "trees", "clipping", "samples"];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -46,6 +47,9 @@ fn main() -> ExitCode {
     let mut report = String::new();
     let wanted = |part: &str| only.as_ref().is_none_or(|only| only == part);
     programs::run(&mut report, &peers, &wanted);
+    if wanted("autocast") {
+        autocast::run(&mut report);
+    }
     if wanted("trees") {
         trees::run(&mut report, &peers);
     }
