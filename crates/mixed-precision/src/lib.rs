@@ -17,6 +17,10 @@
 //! | [`Uniform`], [`FixedPoint`] | evenly spaced integers of 2 to 16 bits, fixed point |
 //! | [`Mx`], [`NvFp4`], [`sqnr`] | blocks that share a scale, and how loud their error is |
 //! | [`LossScale`], [`SharedLossScale`], [`Unscale`] | loss scaling, static and dynamic, alone or in a chain |
+//! | [`Compressor`], [`Compress`] | compressed gradients (QSGD, signSGD, top-k, rand-k, natural) with their constants |
+//! | [`ErrorFeedback`], [`Ef21`], [`Workers`] | biased compressors made to converge, one or many workers |
+//! | [`Swalp`] | weights in low precision, averaged in high |
+//! | [`measure`] | variance and bias of any Q |
 //!
 //! Quantisation reads and writes host memory (backends flex and ndarray); a tensor elsewhere is an
 //! [`Error::UnsupportedDevice`]. Loss scaling works on every device.
@@ -26,10 +30,14 @@
 
 mod bits;
 mod blocks;
+mod compress;
+mod ef21;
 mod error;
+mod error_feedback;
 mod fixed_point;
 mod format;
 mod loss_scale;
+mod measure;
 mod memory;
 mod mx;
 mod nvfp4;
@@ -38,21 +46,29 @@ mod quantizer;
 mod rounding;
 mod sqnr;
 mod straight_through;
+mod swalp;
 mod uniform;
 mod unscale;
+mod workers;
 
 #[cfg(test)]
 mod laws;
 
+pub use compress::{Compress, Compressor, Flat, Keep, Natural, Qsgd, QsgdNorm, RandK, SignSgd, TopK};
+pub use ef21::Ef21;
 pub use error::{Error, Result};
+pub use error_feedback::ErrorFeedback;
 pub use fixed_point::FixedPoint;
 pub use format::{Format, Specials};
 pub use loss_scale::{LossScale, ScaleChange, Step, Unscaled};
+pub use measure::{Measured, measure};
 pub use mx::{Element, Mx, MxTensor, ScaleRule};
 pub use nvfp4::{NvFp4, NvFp4Tensor};
 pub use packed::Packed;
 pub use quantizer::Quantizer;
 pub use rounding::{Overflow, Rounding, word};
 pub use sqnr::sqnr;
+pub use swalp::Swalp;
 pub use uniform::{Granularity, Uniform, UniformTensor};
 pub use unscale::{SharedLossScale, Unscale};
+pub use workers::Workers;

@@ -52,10 +52,10 @@ pub enum Granularity {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Uniform {
-    bits: u32,
-    affine: bool,
-    granularity: Granularity,
-    rounding: Rounding,
+    pub(crate) bits: u32,
+    pub(crate) affine: bool,
+    pub(crate) granularity: Granularity,
+    pub(crate) rounding: Rounding,
 }
 
 /// A tensor as integers and scales, made by [`Uniform::quantize`].
