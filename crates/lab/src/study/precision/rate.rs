@@ -212,7 +212,9 @@ mod tests {
         let found = with_setting(3, run);
         let (low, high) = found.agreement();
         assert!(low > 0.7 && high < 1.4, "{found:?}");
-        assert!(found.cases.iter().all(|case| case.unbiased && case.omega <= case.bound + 1e-3), "{found:?}");
+        // Rand-k attains its bound, so that what is drawn lies on both sides of it.
+        let within = |case: &Case| case.omega <= case.bound + 4.0 * case.omega_deviation;
+        assert!(found.cases.iter().all(|case| case.unbiased && within(case)), "{found:?}");
         let rand = &found.cases[10];
         assert!((rand.omega - 9.0).abs() < 4.0 * rand.omega_deviation, "{rand:?}");
     }
