@@ -5,7 +5,9 @@
 use burn::module::Module;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::{Linear, LinearConfig};
-use burn::optim::{AdamWConfig, GradientsParams, LionConfig, ModuleOptimizer, Optimizer, SgdConfig, momentum::MomentumConfig};
+use burn::optim::{
+    AdamWConfig, GradientsParams, LionConfig, ModuleOptimizer, Optimizer, SgdConfig, momentum::MomentumConfig,
+};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use core_tensor::{Random, Tree};
@@ -24,10 +26,7 @@ struct Mlp {
 impl Mlp {
     /// Weights that depend on `seed` alone, drawn as Burn draws them: uniform in `±1/√d_input`.
     fn new(seed: u64, device: &Device) -> Self {
-        let net = Self {
-            hidden: LinearConfig::new(64, 96).init(device),
-            head: LinearConfig::new(96, 10).init(device),
-        };
+        let net = Self { hidden: LinearConfig::new(64, 96).init(device), head: LinearConfig::new(96, 10).init(device) };
         let random = Random::new(seed);
         let drawn = |name: &str, shape: [usize; 2]| {
             let limit = 1.0 / (shape[0] as f64).sqrt();
@@ -132,7 +131,8 @@ fn momentum_and_lion_learn_with_8_bits() {
 fn weights_of_16_bits_learn_as_f32_ones() {
     let device = Device::flex().autodiff();
     let (_, right) = train(AdamWConfig::new().init(), 3e-3, 0, &device);
-    for update in [WeightUpdate::Kahan, WeightUpdate::Stochastic(1), WeightUpdate::Remainder8, WeightUpdate::MasterF32] {
+    for update in [WeightUpdate::Kahan, WeightUpdate::Stochastic(1), WeightUpdate::Remainder8, WeightUpdate::MasterF32]
+    {
         // The tensors stay `f32` and hold numbers of `bf16`.
         let optim = LowPrecisionWeights::new(AdamWConfig::new().build(), update);
         let (_, accuracy) = train(optim.into(), 3e-3, 0, &device);

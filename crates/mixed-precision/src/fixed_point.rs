@@ -31,7 +31,7 @@ use crate::{memory, straight_through};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FixedPoint {
-    word: u32,
+    pub(crate) word: u32,
     fraction: u32,
     rounding: Rounding,
 }

@@ -21,6 +21,10 @@
 //! | [`optim`] | optimizer state of 8 and 4 bits, weights of `bf16` that learn from small updates |
 //! | [`LossScale`], [`SharedLossScale`], [`Unscale`] | loss scaling, static and dynamic, alone or in a chain |
 //! | [`autocast`], [`Policy`], [`Amp`] | mixed precision operation by operation, or by module, and a training step in it |
+//! | [`Compressor`], [`Compress`] | compressed gradients (QSGD, signSGD, top-k, rand-k, natural) with their constants |
+//! | [`ErrorFeedback`], [`Ef21`], [`Workers`] | biased compressors made to converge, one or many workers |
+//! | [`Swalp`] | weights in low precision, averaged in high |
+//! | [`measure`] | variance and bias of any Q |
 //!
 //! Quantisation reads and writes host memory (backends flex and ndarray); a tensor elsewhere is an
 //! [`Error::UnsupportedDevice`]. Loss scaling works on every device.
@@ -32,12 +36,16 @@ mod amp;
 pub mod autocast;
 mod bits;
 mod blocks;
+mod compress;
+mod ef21;
 mod error;
+mod error_feedback;
 mod fixed_point;
 mod format;
 pub mod fp8;
 mod loss_scale;
 mod lsq;
+mod measure;
 mod memory;
 mod mx;
 mod nvfp4;
@@ -49,18 +57,24 @@ mod quantizer;
 mod rounding;
 mod sqnr;
 mod straight_through;
+mod swalp;
 mod uniform;
 mod unscale;
+mod workers;
 
 #[cfg(test)]
 mod laws;
 
 pub use amp::Amp;
+pub use compress::{Compress, Compressor, Flat, Keep, Natural, Qsgd, QsgdNorm, RandK, SignSgd, TopK};
+pub use ef21::Ef21;
 pub use error::{Error, Result};
+pub use error_feedback::ErrorFeedback;
 pub use fixed_point::FixedPoint;
 pub use format::{Format, Specials};
 pub use loss_scale::{LossScale, ScaleChange, Step, Unscaled};
 pub use lsq::{Lsq, LsqConfig};
+pub use measure::{Measured, measure};
 pub use mx::{Element, Mx, MxTensor, ScaleRule};
 pub use nvfp4::{NvFp4, NvFp4Tensor};
 pub use packed::Packed;
@@ -68,5 +82,7 @@ pub use policy::Policy;
 pub use quantizer::Quantizer;
 pub use rounding::{Overflow, Rounding, word};
 pub use sqnr::sqnr;
+pub use swalp::Swalp;
 pub use uniform::{Granularity, Uniform, UniformTensor};
 pub use unscale::{SharedLossScale, Unscale};
+pub use workers::Workers;

@@ -1,4 +1,4 @@
-//! Host memory of a tensor as `f32`, whatever its dtype.
+//! Host memory of a tensor as `f32` or `f64`, whatever its dtype.
 
 use burn::backend::{DispatchTensor, TensorMetadata};
 use burn::tensor::{Device, Tensor, TensorData, bf16, f16};
@@ -40,6 +40,33 @@ real!(f64, to_odd, f64::from);
 real!(f16, f16::to_f32, f16::from_f32);
 real!(bf16, bf16::to_f32, bf16::from_f32);
 
+/// An element that is computed with in `f64`.
+pub(crate) trait Wide: Copy + Send + Sync {
+    fn wide(self) -> f64;
+    /// Rounded to nearest.
+    fn narrow(value: f64) -> Self;
+}
+
+macro_rules! wide {
+    ($type:ty, $wide:expr, $narrow:expr) => {
+        impl Wide for $type {
+            #[inline(always)]
+            fn wide(self) -> f64 {
+                $wide(self)
+            }
+            #[inline(always)]
+            fn narrow(value: f64) -> Self {
+                $narrow(value)
+            }
+        }
+    };
+}
+
+wide!(f64, |x| x, |x| x);
+wide!(f32, f64::from, |x: f64| x as f32);
+wide!(f16, f16::to_f64, f16::from_f64);
+wide!(bf16, bf16::to_f64, bf16::from_f64);
+
 /// Run a block for a slice of any type.
 macro_rules! with_slice {
     ($enum:ident, $slice:expr, $x:ident => $body:expr) => {
@@ -54,7 +81,7 @@ macro_rules! with_slice {
 pub(crate) use with_slice;
 
 /// `f(first position, chunk)` over all elements.
-pub(crate) fn chunks<E: Real>(x: &mut [E], f: impl Fn(usize, &mut [E]) + Sync) {
+pub(crate) fn chunks<E: Send>(x: &mut [E], f: impl Fn(usize, &mut [E]) + Sync) {
     match x.len() < PARALLEL {
         true => x.chunks_mut(CHUNK).enumerate().for_each(|(i, x)| f(i * CHUNK, x)),
         false => x.par_chunks_mut(CHUNK).enumerate().for_each(|(i, x)| f(i * CHUNK, x)),

@@ -69,9 +69,9 @@ pub enum ScaleRule {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Mx {
-    element: Element,
+    pub(crate) element: Element,
     rule: ScaleRule,
-    block: usize,
+    pub(crate) block: usize,
     rounding: Rounding,
 }
 

@@ -74,6 +74,11 @@ impl Quantizer {
         self.format
     }
 
+    /// The rounding.
+    pub(crate) const fn mode(&self) -> Rounding {
+        self.rounding
+    }
+
     /// The quantiser of a step: itself, with a stream of its own if the rounding is stochastic.
     pub fn at(self, step: u64) -> Self {
         self.rounding(self.rounding.at(step))

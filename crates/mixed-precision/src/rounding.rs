@@ -65,7 +65,7 @@ pub fn word(seed: u64, index: u64) -> u32 {
 }
 
 /// A seed for another tensor or step of the same stream.
-fn derive(seed: u64, index: u64) -> u64 {
+pub(crate) fn derive(seed: u64, index: u64) -> u64 {
     mix64(seed ^ mix64(index.wrapping_add(0x9e37_79b9_7f4a_7c15)))
 }
 

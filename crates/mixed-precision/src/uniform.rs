@@ -53,12 +53,12 @@ pub enum Granularity {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Uniform {
-    bits: u32,
-    affine: bool,
-    granularity: Granularity,
-    rounding: Rounding,
+    pub(crate) bits: u32,
+    pub(crate) affine: bool,
+    pub(crate) granularity: Granularity,
+    pub(crate) rounding: Rounding,
     /// Bits of the ends that hold for every group.
-    range: Option<[u32; 2]>,
+    pub(crate) range: Option<[u32; 2]>,
 }
 
 /// A tensor as integers and scales, made by [`Uniform::quantize`].

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use burn::tensor::{Tensor, bf16, f16};
+use burn::tensor::Tensor;
 use core_tensor::host::{self, SliceMut, vectorised};
 use core_tensor::transform::{Context, GradientTransform, State, Update};
 use core_tensor::{Scalar, Tree};
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::loss_scale::{LossScale, Step, Unscaled};
-use crate::memory::{CHUNK, PARALLEL, with_slice};
+use crate::memory::{CHUNK, PARALLEL, Wide, with_slice};
 
 /// A loss scale as a handle: the loop scales the loss with it, a chain unscales the gradient.
 ///
@@ -90,32 +90,6 @@ impl GradientTransform for Unscale {
         Ok(self.0.lock().load_state(state)?)
     }
 }
-
-/// An element, computed with in `f64`.
-trait Wide: Copy + Send {
-    fn wide(self) -> f64;
-    fn narrow(value: f64) -> Self;
-}
-
-macro_rules! wide {
-    ($type:ty, $wide:expr, $narrow:expr) => {
-        impl Wide for $type {
-            #[inline(always)]
-            fn wide(self) -> f64 {
-                $wide(self)
-            }
-            #[inline(always)]
-            fn narrow(value: f64) -> Self {
-                $narrow(value)
-            }
-        }
-    };
-}
-
-wide!(f64, |x| x, |x| x);
-wide!(f32, f64::from, |x: f64| x as f32);
-wide!(f16, f16::to_f64, f16::from_f64);
-wide!(bf16, bf16::to_f64, bf16::from_f64);
 
 /// Independent accumulators within a chunk.
 const LANES: usize = 8;
