@@ -186,5 +186,13 @@ fn precision(study: &Value, answers: &[&str], printed: &str) {
     for optimizer in ["/training/optimizers/0", "/training/optimizers/1"] {
         assert!(at(study, &format!("{optimizer}/0/accuracy")) > 0.93, "{printed}");
     }
+    let networks = study["networks"]["cases"].as_array().unwrap();
+    assert_eq!(networks.len(), 13);
+    for case in networks {
+        assert!(at(case, "/accuracy") > 0.9 && at(case, "/seconds") > 0.0, "{printed}");
+    }
+    // 8-bit moments are a quarter of AdamW's bytes.
+    let bytes = |name: &str| at(networks.iter().find(|case| case["name"] == name).unwrap(), "/bytes");
+    assert!(bytes("8-bit dynamic state") - 4.0 < 0.3 * (bytes("f32") - 4.0), "{printed}");
     assert!(answers[0].starts_with("Yes") && answers[1].starts_with("An unbiased Q costs"), "{answers:?}");
 }

@@ -1,8 +1,9 @@
-//! The study of low precision: four questions about `x ← x − γ·Q(∇F(x, ξ))`, eight experiments.
+//! The study of low precision: four questions about `x ← x − γ·Q(∇F(x, ξ))`, nine experiments.
 
 mod averaging;
 mod feedback;
 mod moments;
+mod networks;
 mod noise;
 mod rate;
 mod stalling;
@@ -25,7 +26,8 @@ pub const UNITS: u64 = stalling::UNITS
     + averaging::UNITS
     + feedback::UNITS
     + moments::UNITS
-    + training::UNITS;
+    + training::UNITS
+    + networks::UNITS;
 
 /// Every number of the study.
 #[derive(Clone, Debug, Serialize)]
@@ -38,6 +40,7 @@ struct Results {
     error_feedback: feedback::Feedback,
     moments: moments::Moments,
     training: training::Training,
+    networks: networks::Networks,
 }
 
 /// Runs all experiments.
@@ -55,6 +58,7 @@ pub fn run(setting: &Setting<'_>) -> Result<Finding> {
         error_feedback: progress.experiment("error feedback", || feedback::run(setting))?,
         moments: progress.experiment("moments under noise", || moments::run(setting))?,
         training: progress.experiment("momentum and Adam", || training::run(setting))?,
+        networks: progress.experiment("one network in every precision", || networks::run(setting))?,
     };
     Ok(Finding {
         results: serde_json::to_value(&found).expect("plain data"),
@@ -78,7 +82,7 @@ pub fn run(setting: &Setting<'_>) -> Result<Finding> {
             Chapter {
                 question: "What about momentum and adaptive methods?",
                 answer: found.adapting(),
-                parts: vec![found.moments.part(), found.training.part()],
+                parts: vec![found.moments.part(), found.training.part(), found.networks.part()],
             },
         ],
     })
@@ -240,9 +244,20 @@ impl Results {
             _ if momentum > adam => "Adam tolerates more",
             _ => "both tolerate as much",
         };
+        let losing = self.networks.losing();
+        let cases = &self.networks.cases;
+        let lost: Vec<String> =
+            losing.iter().map(|case| format!("{} ({})", case.name, percent(case.accuracy))).collect();
+        let networks = format!(
+            "of {} low precisions of products, state and weights, {} keep f32's {} to a point{}",
+            cases.len() - 1,
+            cases.len() - 1 - losing.len(),
+            percent(cases[0].accuracy),
+            if lost.is_empty() { String::new() } else { format!(", not {}", lost.join(", ")) },
+        );
         format!(
             "{law} (to within {:.0} % and {:.0} % of the formulas); on the digits {verdict}: {}; {}; error feedback of top 2 % divides the last loss by {} with \
-             momentum and by {} with Adam.",
+             momentum and by {} with Adam; {networks}.",
             100.0 * noise,
             100.0 * step,
             told(0),
@@ -312,6 +327,13 @@ impl Results {
                 format!("digits, {}", sgd.name),
                 format!("{} : {}", percent(sgd.accuracy), percent(adam.accuracy)),
                 "test accuracy, momentum : Adam".into(),
+            );
+        }
+        for case in &self.networks.cases {
+            row(
+                format!("network, {}", case.name),
+                format!("{} : {}", percent(case.accuracy), fixed(case.bytes, 2)),
+                "test accuracy : bytes a parameter with its state".into(),
             );
         }
         rows
