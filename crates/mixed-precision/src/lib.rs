@@ -26,6 +26,8 @@
 
 mod bits;
 mod blocks;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod device;
 mod error;
 mod fixed_point;
 mod format;

@@ -61,12 +61,19 @@ pub(crate) fn chunks<E: Real>(x: &mut [E], f: impl Fn(usize, &mut [E]) + Sync) {
     }
 }
 
-/// All elements as `f32`, in row-major order.
-pub(crate) fn to_vec<const D: usize>(tensor: &Tensor<D>, what: impl ToString) -> Result<Vec<f32>> {
+/// Looks at all elements as one slice of `f32`, in row-major order: without a copy where they are `f32`.
+pub(crate) fn read<const D: usize, R>(
+    tensor: &Tensor<D>,
+    what: impl ToString,
+    f: impl FnOnce(&[f32]) -> R,
+) -> Result<R> {
     let device = tensor.device();
     let leaf = tensor.clone().inner().into_dispatch();
-    host::read(&leaf, |x| with_slice!(Slice, x, x => x.iter().map(|x| x.get()).collect()))
-        .ok_or_else(|| Error::device(&device, what))
+    let run = |x: Slice<'_>| match x {
+        Slice::F32(x) => f(x),
+        other => f(&with_slice!(Slice, other, x => x.iter().map(|x| x.get()).collect::<Vec<f32>>())),
+    };
+    host::read(&leaf, run).ok_or_else(|| Error::device(&device, what))
 }
 
 /// Changes all elements as one slice of `f32`: in place where they are `f32` and no one else holds them.

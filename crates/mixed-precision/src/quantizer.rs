@@ -1,10 +1,12 @@
 //! Q(x): every element of a tensor as the nearest number of a format.
 
-use burn::backend::TensorMetadata;
+use burn::backend::{DispatchTensor, TensorMetadata};
 use burn::tensor::{Device, Tensor};
 use core_tensor::Tree;
 use core_tensor::host::{self, Slice, SliceMut, vectorised};
 
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use crate::device;
 use crate::error::{Error, Result};
 use crate::format::{Format, with_mode};
 use crate::memory::{self, Real, with_slice};
@@ -94,7 +96,7 @@ impl Quantizer {
     /// [`Error::UnsupportedDevice`] if the tensor is not on a host backend.
     pub fn fake_quantize<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>> {
         let limit = f64::from(self.format.max());
-        straight_through::apply(x, limit, |x| self.plain(x))
+        straight_through::apply(x, limit, |x| Ok(Tensor::from_dispatch(self.rounded(x.into_dispatch())?)))
     }
 
     /// Every leaf rounded, each with its own stream if the rounding is stochastic.
@@ -102,13 +104,8 @@ impl Quantizer {
     /// # Errors
     /// As [`fake_quantize`](Self::fake_quantize).
     pub fn fake_quantize_tree(&self, tree: Tree) -> Result<Tree> {
-        let leaves = tree.into_leaves().enumerate().map(|(i, (name, leaf))| {
-            let quantizer = self.at(i as u64);
-            match host::update(leaf, |x| with_slice!(SliceMut, x, x => quantizer.round(x))) {
-                Ok((leaf, ())) => Ok((name, leaf)),
-                Err(leaf) => Err(Error::device(&Device::new(leaf.device()), self.format)),
-            }
-        });
+        let leaves =
+            tree.into_leaves().enumerate().map(|(i, (name, leaf))| Ok((name, self.at(i as u64).rounded(leaf)?)));
         Ok(Tree::from_leaves(leaves.collect::<Result<Vec<_>>>()?)?)
     }
 
@@ -124,12 +121,18 @@ impl Quantizer {
         Packed::from_bytes(self.format, &shape, bytes)
     }
 
-    fn plain<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>> {
-        let device = x.device();
-        match host::update(x.into_dispatch(), |x| with_slice!(SliceMut, x, x => self.round(x))) {
-            Ok((x, ())) => Ok(Tensor::from_dispatch(x)),
-            Err(_) => Err(Error::device(&device, self.format)),
-        }
+    /// A plain tensor rounded, on whichever device it is.
+    fn rounded(&self, x: DispatchTensor) -> Result<DispatchTensor> {
+        let x = match host::update(x, |x| with_slice!(SliceMut, x, x => self.round(x))) {
+            Ok((x, ())) => return Ok(x),
+            Err(x) => x,
+        };
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        let x = match device::quantize(x, self.format.codec(), self.rounding, self.overflow == Overflow::Saturate) {
+            Ok(x) => return Ok(x),
+            Err(x) => x,
+        };
+        Err(Error::device(&Device::new(x.device()), self.format))
     }
 
     fn round<E: Real>(&self, x: &mut [E]) {
@@ -141,7 +144,7 @@ impl Quantizer {
                 true => x.iter_mut().zip(first..).for_each(|(x, i)| {
                     *x = E::put(codec.decode(codec.encode::<MODE>(x.get(), words.get(i), saturate)));
                 }),
-                false => vectorised(move || {
+                false => vectorised(#[inline(always)] move || {
                     for (x, i) in x.iter_mut().zip(0..) {
                         let bits = if MODE == mode::STOCHASTIC { words.get(first + i) } else { 0 };
                         *x = E::put(codec.quantize::<MODE>(x.get(), bits, saturate));
@@ -153,13 +156,22 @@ impl Quantizer {
 
     fn codes<E: Real>(&self, x: &[E]) -> Vec<u8> {
         let (codec, saturate, seed) = (self.format.codec(), self.overflow == Overflow::Saturate, self.rounding.seed());
-        with_mode!(self.rounding, MODE => bits::pack(x.len(), self.format.bits(), |i| {
-            let bits = match MODE == mode::STOCHASTIC {
-                true => Words::new(seed, (i >> 32) as u32).get(i as u32),
-                false => 0,
-            };
-            codec.encode::<MODE>(x[i].get(), bits, saturate)
-        }))
+        bits::pack(x.len(), self.format.bits(), |first, codes| {
+            let pairs = codes.iter_mut().zip(&x[first..]);
+            let words = Words::new(seed, (first >> 32) as u32);
+            let first = first as u32;
+            with_mode!(self.rounding, MODE => match codec.is_powers() {
+                true => pairs.zip(first..).for_each(|((code, x), i)| {
+                    *code = codec.encode::<MODE>(x.get(), words.get(i), saturate);
+                }),
+                false => vectorised(#[inline(always)] move || {
+                    for ((code, x), i) in pairs.zip(0..) {
+                        let bits = if MODE == mode::STOCHASTIC { words.get(first + i) } else { 0 };
+                        *code = codec.encode_number::<MODE>(x.get(), bits, saturate) as u32;
+                    }
+                }),
+            });
+        })
     }
 }
 
