@@ -17,7 +17,7 @@ use clipping::{
 use core_tensor::transform::{Chain, Context, GradientTransform, Masked, Outcome, State, Update};
 use core_tensor::{Program, Scalar, Tree, central_difference};
 use crucible_tests::draw::Draw;
-use mixed_precision::{Format, Overflow, Quantizer, Rounding};
+use mixed_precision::{Format, Mx, NvFp4, Overflow, Quantizer, Rounding, Uniform};
 
 fn device() -> Device {
     Device::default()
@@ -578,4 +578,32 @@ fn quantised_tensors_keep_their_order_and_their_gradient() {
     assert!(want.contains(&0.0) && want.contains(&1.0));
     let none = q.fake_quantize(Tensor::<2>::zeros([0, 3], &device())).unwrap();
     assert_eq!(none.dims(), [0, 3]);
+}
+
+#[test]
+fn packed_tensors_come_from_and_go_to_the_device() {
+    let mut draw = Draw::new(33, &device());
+    let x = draw.tensor([4, 40], -8.0, 8.0);
+    let values = |x: Tensor<2>| x.into_data().iter::<f32>().collect::<Vec<_>>();
+    let q = Quantizer::new(Format::E4M3FN).rounding(Rounding::Stochastic(5));
+    let packed = q.pack(&x).unwrap();
+    assert_eq!(values(packed.unpack(&device()).unwrap()), values(q.fake_quantize(x.clone()).unwrap()));
+    let first = values(x.clone())[0];
+    assert_eq!(
+        u16::from(packed.bytes()[0]),
+        Format::E4M3FN.encode_with_bits(first, mixed_precision::word(5, 0), Overflow::Ieee)
+    );
+
+    let near = |what: &str, y: Tensor<2>, largest: f32| {
+        let errors = values(y).into_iter().zip(values(x.clone())).map(|(y, x)| (y - x).abs());
+        assert!(errors.fold(0f32, f32::max) <= largest, "{what}");
+    };
+    // Magnitudes are below 8: there MXFP8 ends at 7, NVFP4 has gaps of up to 8/3 and int8 of 8/127.
+    near("MXFP8", Mx::new(Format::E4M3FN).unwrap().quantize(&x).unwrap().dequantize(&device()).unwrap(), 1.0);
+    near(
+        "int8",
+        Uniform::symmetric(8).unwrap().quantize(&x).unwrap().dequantize(&device()).unwrap(),
+        4.0 / 127.0 * 1.01,
+    );
+    near("NVFP4", NvFp4::new().quantize(&x).unwrap().dequantize(&device()).unwrap(), 1.5);
 }

@@ -18,8 +18,8 @@
 //! | [`Mx`], [`NvFp4`], [`sqnr`] | blocks that share a scale, and how loud their error is |
 //! | [`LossScale`], [`SharedLossScale`], [`Unscale`] | loss scaling, static and dynamic, alone or in a chain |
 //!
-//! Quantisation reads and writes host memory (backends flex and ndarray); a tensor elsewhere is an
-//! [`Error::UnsupportedDevice`]. Loss scaling works on every device.
+//! Quantisation runs over host memory (backends flex and ndarray); [`Quantizer`] on wgpu and CUDA too, bit for bit alike.
+//! What does not run on a tensor's device is an [`Error::UnsupportedDevice`]. Loss scaling works on every device.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

@@ -1,6 +1,6 @@
 //! Host memory of a tensor as `f32`, whatever its dtype.
 
-use burn::backend::{DispatchTensor, TensorMetadata};
+use burn::backend::{DispatchTensor, DispatchTensorKind, TensorMetadata};
 use burn::tensor::{Device, Tensor, TensorData, bf16, f16};
 use core_tensor::host::{self, Slice, SliceMut};
 use rayon::prelude::*;
@@ -61,7 +61,8 @@ pub(crate) fn chunks<E: Real>(x: &mut [E], f: impl Fn(usize, &mut [E]) + Sync) {
     }
 }
 
-/// Looks at all elements as one slice of `f32`, in row-major order: without a copy where they are `f32`.
+/// Looks at all elements as one slice of `f32`, in row-major order: without a copy where they are `f32` on the host. From
+/// another device they are read back; in a recording there are none.
 pub(crate) fn read<const D: usize, R>(
     tensor: &Tensor<D>,
     what: impl ToString,
@@ -69,11 +70,20 @@ pub(crate) fn read<const D: usize, R>(
 ) -> Result<R> {
     let device = tensor.device();
     let leaf = tensor.clone().inner().into_dispatch();
-    let run = |x: Slice<'_>| match x {
-        Slice::F32(x) => f(x),
-        other => f(&with_slice!(Slice, other, x => x.iter().map(|x| x.get()).collect::<Vec<f32>>())),
-    };
-    host::read(&leaf, run).ok_or_else(|| Error::device(&device, what))
+    if host::is_host(&leaf) {
+        let run = |x: Slice<'_>| match x {
+            Slice::F32(x) => f(x),
+            other => f(&with_slice!(Slice, other, x => x.iter().map(|x| x.get()).collect::<Vec<f32>>())),
+        };
+        return host::read(&leaf, run).ok_or_else(|| Error::device(&device, what));
+    }
+    match leaf.kind {
+        DispatchTensorKind::Capture(_) => Err(Error::device(&device, what)),
+        _ => {
+            let data = Tensor::<D>::from_dispatch(leaf).into_data();
+            Ok(f(&data.iter::<f64>().map(to_odd).collect::<Vec<f32>>()))
+        }
+    }
 }
 
 /// Changes all elements as one slice of `f32`: in place where they are `f32` and no one else holds them.

@@ -30,8 +30,10 @@ use crate::{bits, straight_through};
 /// Guarantees, by the tests `laws::*`: idempotent, monotone, odd (for roundings that are), the nearest number for the
 /// nearest roundings, unbiased for the stochastic one, and equal to packing and unpacking.
 ///
-/// Cost: one pass over host memory on all threads (8 bytes an element in `f32`), in place where no one else holds the
-/// buffer. On other devices [`Error::UnsupportedDevice`].
+/// Cost: one pass over memory (8 bytes an element in `f32`); on the host on all threads, in place where no one else holds
+/// the buffer; on wgpu and CUDA (features `wgpu`, `cuda`) one kernel into a new buffer, nothing read back, with the host's
+/// numbers bit for bit (test `quantisation_is_bit_for_bit_that_of_the_host` of the workspace's backends). There `f16` and `bf16`
+/// are widened first. On other devices, for `f64` off the host and under Burn's `fusion` [`Error::UnsupportedDevice`].
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -93,7 +95,7 @@ impl Quantizer {
     /// neurons for conditional computation", 2013, arXiv:1308.3432, with the clipping of M. Courbariaux et al., "BinaryConnect", 2015.
     ///
     /// # Errors
-    /// [`Error::UnsupportedDevice`] if the tensor is not on a host backend.
+    /// [`Error::UnsupportedDevice`] if the tensor is on neither a host backend nor a GPU that the kernel takes.
     pub fn fake_quantize<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>> {
         let limit = f64::from(self.format.max());
         straight_through::apply(x, limit, |x| Ok(Tensor::from_dispatch(self.rounded(x.into_dispatch())?)))
@@ -109,16 +111,17 @@ impl Quantizer {
         Ok(Tree::from_leaves(leaves.collect::<Result<Vec<_>>>()?)?)
     }
 
-    /// The codes of every element, without gaps.
+    /// The codes of every element, without gaps. Bytes are on the host: a tensor elsewhere is read back first.
     ///
     /// # Errors
-    /// As [`fake_quantize`](Self::fake_quantize).
+    /// [`Error::UnsupportedDevice`] if the tensor is being recorded and has no elements yet.
     pub fn pack<const D: usize>(&self, x: &Tensor<D>) -> Result<Packed> {
-        let (shape, device) = (x.dims().to_vec(), x.device());
         let leaf = x.clone().inner().into_dispatch();
-        let bytes = host::read(&leaf, |x| with_slice!(Slice, x, x => self.codes(x)));
-        let bytes = bytes.ok_or_else(|| Error::device(&device, self.format))?;
-        Packed::from_bytes(self.format, &shape, bytes)
+        let bytes = match host::read(&leaf, |x| with_slice!(Slice, x, x => self.codes(x))) {
+            Some(bytes) => bytes,
+            None => memory::read(x, self.format, |x| self.codes(x))?,
+        };
+        Packed::from_bytes(self.format, &x.dims(), bytes)
     }
 
     /// A plain tensor rounded, on whichever device it is.
@@ -218,6 +221,21 @@ mod tests {
         assert_ne!(plain(q.at(1)), plain(q.at(2)));
         assert_eq!(plain(q.at(1)), b, "a leaf is what its position as a step would give");
         assert_eq!(plain(Quantizer::new(Format::E2M1FN).at(4)), [1.0; 64]);
+    }
+
+    #[test]
+    fn a_recording_has_nothing_to_round() {
+        let device = Device::capture();
+        let scope = device.capture_scope(|scope| {
+            let x = Tensor::<1>::from_data([1.0], &device);
+            let q = Quantizer::new(Format::E5M2);
+            let error = q.pack(&x).unwrap_err();
+            assert!(matches!(&error, Error::UnsupportedDevice { format, .. } if format == "e5m2"), "{error}");
+            assert!(error.to_string().starts_with("e5m2 does not run on "), "{error}");
+            assert!(matches!(q.fake_quantize(x), Err(Error::UnsupportedDevice { .. })));
+            scope.complete([], [])
+        });
+        assert!(scope.is_ok());
     }
 
     #[test]

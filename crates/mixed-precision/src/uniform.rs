@@ -42,7 +42,8 @@ pub enum Granularity {
 /// B. Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference", CVPR 2018,
 /// arXiv:1712.05877.
 ///
-/// Cost: one pass for the scales, one to round; host memory ([`Error::UnsupportedDevice`] elsewhere).
+/// Cost: one pass for the scales, one to round, over host memory; elsewhere [`quantize`](Self::quantize) reads the tensor
+/// back and [`fake_quantize`](Self::fake_quantize) is an [`Error::UnsupportedDevice`].
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -186,7 +187,7 @@ impl Uniform {
     ///
     /// # Errors
     /// [`Error::Parameter`] for an axis that the tensor lacks or a group of 0; [`Error::UnsupportedDevice`] if the tensor
-    /// is not on a host backend.
+    /// is being recorded and has no elements yet.
     pub fn quantize<const D: usize>(&self, x: &Tensor<D>) -> Result<UniformTensor> {
         let shape = x.dims().to_vec();
         let groups = self.groups(&shape)?;
@@ -202,7 +203,7 @@ impl Uniform {
     /// number is outside the range.
     ///
     /// # Errors
-    /// As [`quantize`](Self::quantize).
+    /// As [`quantize`](Self::quantize), and [`Error::UnsupportedDevice`] if the tensor is not on a host backend.
     pub fn fake_quantize<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>> {
         let groups = self.groups(&x.dims())?;
         straight_through::apply(x, f64::from(f32::MAX), |x| {
