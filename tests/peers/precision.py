@@ -45,14 +45,15 @@ def main():
     torch_runs["unscale and finite, then norm"] = lambda: (unscale(), torch.linalg.vector_norm(grads[0]))
 
     # One after the other: the thread pools of the two disturb each other.
-    times = medians_ms(torch_runs) | medians_ms(numpy_runs)
+    copy = None
     for peer, version, runs in (
         ("torch", torch.__version__, torch_runs),
         ("ml_dtypes", ml_dtypes.__version__, numpy_runs),
     ):
-        for name in runs:
-            copies = round(times[name] / times["copy"], 3)
-            report(precision=name, peer=peer, version=version, ms=times[name], copies=copies)
+        times = medians_ms(runs)
+        copy = copy or times["copy"]
+        for name, ms in times.items():
+            report(precision=name, peer=peer, version=version, ms=ms, copies=round(ms / copy, 3))
 
 
 if __name__ == "__main__":
