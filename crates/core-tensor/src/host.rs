@@ -80,7 +80,8 @@ fn copied<E: Element, R>(like: &DispatchTensor, values: &[E], f: impl FnOnce(&mu
 }
 
 /// Runs a loop compiled for the widest vector unit this machine has. What the closure calls has to be
-/// `#[inline(always)]` to gain by it.
+/// `#[inline(always)]` to gain by it, and so has a closure of more than a few operations itself:
+/// `vectorised(#[inline(always)] || ..)`. Else it is called as it was compiled for any machine.
 #[inline(always)]
 pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     struct Loop<F>(F);

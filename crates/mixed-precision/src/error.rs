@@ -19,10 +19,8 @@ pub enum Error {
         /// The range, in words.
         bound: &'static str,
     },
-    /// Quantisation runs over host memory, and the tensor is not there.
-    #[error(
-        "{format} runs on the host backends (flex, ndarray), the tensor is on {device}; move it to one of them first"
-    )]
+    /// What was to be computed does not run on the device of the tensor.
+    #[error("{format} does not run on {device}; move the tensor to a host backend (flex, ndarray) first")]
     UnsupportedDevice {
         /// The device of the tensor.
         device: String,

@@ -26,8 +26,8 @@
 //! | [`Swalp`] | weights in low precision, averaged in high |
 //! | [`measure`] | variance and bias of any Q |
 //!
-//! Quantisation reads and writes host memory (backends flex and ndarray); a tensor elsewhere is an
-//! [`Error::UnsupportedDevice`]. Loss scaling works on every device.
+//! Quantisation runs over host memory (backends flex and ndarray); [`Quantizer`] on wgpu and CUDA too, bit for bit alike.
+//! What does not run on a tensor's device is an [`Error::UnsupportedDevice`]. Loss scaling works on every device.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -37,6 +37,8 @@ pub mod autocast;
 mod bits;
 mod blocks;
 mod compress;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod device;
 mod ef21;
 mod error;
 mod error_feedback;

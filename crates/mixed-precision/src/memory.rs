@@ -1,6 +1,6 @@
 //! Host memory of a tensor as `f32` or `f64`, whatever its dtype.
 
-use burn::backend::{DispatchTensor, TensorMetadata};
+use burn::backend::{DispatchTensor, DispatchTensorKind, TensorMetadata};
 use burn::tensor::{Device, Tensor, TensorData, bf16, f16};
 use core_tensor::host::{self, Slice, SliceMut};
 use rayon::prelude::*;
@@ -97,12 +97,29 @@ pub(crate) fn plain<const D: usize>(tensor: &Tensor<D>) -> DispatchTensor {
     }
 }
 
-/// All elements as `f32`, in row-major order.
-pub(crate) fn to_vec<const D: usize>(tensor: &Tensor<D>, what: impl ToString) -> Result<Vec<f32>> {
+/// Looks at all elements as one slice of `f32`, in row-major order: without a copy where they are `f32` on the host. From
+/// another device they are read back; in a recording there are none.
+pub(crate) fn read<const D: usize, R>(
+    tensor: &Tensor<D>,
+    what: impl ToString,
+    f: impl FnOnce(&[f32]) -> R,
+) -> Result<R> {
     let device = tensor.device();
     let leaf = plain(tensor);
-    host::read(&leaf, |x| with_slice!(Slice, x, x => x.iter().map(|x| x.get()).collect()))
-        .ok_or_else(|| Error::device(&device, what))
+    if host::is_host(&leaf) {
+        let run = |x: Slice<'_>| match x {
+            Slice::F32(x) => f(x),
+            other => f(&with_slice!(Slice, other, x => x.iter().map(|x| x.get()).collect::<Vec<f32>>())),
+        };
+        return host::read(&leaf, run).ok_or_else(|| Error::device(&device, what));
+    }
+    match leaf.kind {
+        DispatchTensorKind::Capture(_) => Err(Error::device(&device, what)),
+        _ => {
+            let data = Tensor::<D>::from_dispatch(leaf).into_data();
+            Ok(f(&data.iter::<f64>().map(to_odd).collect::<Vec<f32>>()))
+        }
+    }
 }
 
 /// Changes all elements as one slice of `f32`: in place where they are `f32` and no one else holds them.

@@ -105,7 +105,7 @@ pub trait Observer {
 
 /// All elements, of which each is finite.
 fn finite<const D: usize>(x: &Tensor<D>) -> Result<Vec<f32>> {
-    let values = memory::to_vec(x, "a range observer")?;
+    let values = memory::read(x, "a range observer", <[f32]>::to_vec)?;
     match values.iter().position(|x| !x.is_finite()) {
         None => Ok(values),
         Some(index) => Err(Error::NotFinite { index, value: values[index] }),
