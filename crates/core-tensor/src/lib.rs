@@ -30,7 +30,7 @@ pub mod tree;
 pub use error::{Error, Result};
 pub use program::{
     Batch, BatchMapper, Frozen, Gradient, Jvp, Linearized, PerSample, Program, ProgramError, Pullback,
-    central_difference,
+    Pushforward, central_difference,
 };
 pub use random::Random;
 pub use scalar::Scalar;

@@ -10,6 +10,7 @@
 //! | [`Program::jvp`] | `f`, `∇f`, `∇²f·v` (and `⟨∇f, v⟩`) in one pass | 2 to 2.5 |
 //! | [`Program::linearize`] then [`Linearized::hvp`] | many `∇²f·v` at one point | 1 + 1.3 each |
 //! | [`Program::vjp`], [`Program::jacobian`] | `cᵢᵀJ` for many `cᵢ` from one forward pass | 1/3 + 2/3 each |
+//! | [`Program::pushforward`] | `J·v` for many `v` from one forward pass | 1/3 + 1/3 each |
 //! | [`Program::per_sample`] | `‖∇fᵢ(x)‖` of every sample, then `Σ wᵢ∇fᵢ(x)` | 1 to 1.5 |
 //!
 //! The Hessian-vector product is forward over reverse: the tangent of the recorded gradient (Pearlmutter, "Fast exact
@@ -152,6 +153,8 @@ enum Kind {
     Linear,
     /// Value first, pullbacks later.
     Pullback,
+    /// Value first, its tangents later.
+    Pushforward,
     /// Values and norms of each sample's gradient first, weighted sums of them later.
     PerSample,
 }
@@ -325,6 +328,17 @@ impl<B: Batch> Program<B> {
         let mut kept = self.start(&run, None)?;
         let value = Tensor::from_dispatch(kept.remove(0));
         Ok(Pullback { value, names: self.present_names(&run.plan), kept, plan: run.plan, device: run.device })
+    }
+
+    /// Runs the forward pass once and keeps what every directional derivative `v ↦ J·v` shares.
+    ///
+    /// # Errors
+    /// As [`Program::value`]; [`ProgramError::NoTangentRule`].
+    pub fn pushforward(&self, point: &Tree, batch: &B) -> Result<Pushforward> {
+        let run = self.prepare(Kind::Pushforward, point, batch)?;
+        let mut kept = self.start(&run, None)?;
+        let value = Tensor::from_dispatch(kept.remove(0));
+        Ok(Pushforward { value, point: point.clone(), kept, plan: run.plan, device: run.device })
     }
 
     /// `f(x)` and the rows of its Jacobian, one tree an output, from one forward pass.
@@ -517,7 +531,7 @@ impl<B: Batch> Program<B> {
 
     fn plan(&self, kind: Kind, key: &Key, device: &Device, batch: &B) -> Result<Plan> {
         let want = match kind {
-            Kind::Pullback | Kind::PerSample => Want::Pullback,
+            Kind::Pullback | Kind::Pushforward | Kind::PerSample => Want::Pullback,
             _ => Want::Gradient,
         };
         let recording = self.recording(want, key, device, batch)?;
@@ -561,6 +575,20 @@ impl<B: Batch> Program<B> {
                 plan.first = Schedule::new(first);
                 plan.second = Some(Schedule::new(second));
             }
+            Kind::Pushforward => {
+                let mut graph = graph.clone();
+                graph.outputs.truncate(1);
+                let graph = simplify::simplify(graph);
+                let (mut graph, tangents) = tangent::tangents(&graph).map_err(|missing| self.no_rule(&graph, missing))?;
+                plan.tangents = append(&mut graph.outputs, tangents);
+                let mut graph = simplify::simplify(graph);
+                let late = graph.outputs.split_off(1);
+                let early = std::mem::take(&mut graph.outputs);
+                let (first, second) = stage::split(&graph, |s| matches!(s, Source::Direction(_)), early, late);
+                plan.tangents.iter_mut().flatten().for_each(|position| *position -= 1);
+                plan.first = Schedule::new(first);
+                plan.second = Some(Schedule::new(second));
+            }
             // Nothing to compute without samples.
             Kind::PerSample if recording.outputs == 0 => {}
             Kind::PerSample => {
@@ -592,12 +620,14 @@ impl<B: Batch> Program<B> {
 
     /// The graph with the tangents of the gradients. The value's own tangent is left out: it is `⟨∇f, v⟩`.
     fn with_tangents(&self, graph: &Graph) -> Result<(Graph, Vec<Option<TensorIr>>)> {
-        let (graph, mut tangents) = tangent::tangents(graph).map_err(|missing| {
-            let path = record::module_path(graph, &missing.reads, &|leaf| self.path(leaf));
-            Error::Program(ProgramError::NoTangentRule { operation: missing.operation, path })
-        })?;
+        let (graph, mut tangents) = tangent::tangents(graph).map_err(|missing| self.no_rule(graph, missing))?;
         tangents.remove(0);
         Ok((graph, tangents))
+    }
+
+    fn no_rule(&self, graph: &Graph, missing: tangent::Missing) -> Error {
+        let path = record::module_path(graph, &missing.reads, &|leaf| self.path(leaf));
+        Error::Program(ProgramError::NoTangentRule { operation: missing.operation, path })
     }
 
     fn path(&self, leaf: usize) -> String {
@@ -719,6 +749,37 @@ impl Pullback {
         });
         let out = schedule.run(entries.collect(), self.device.as_dispatch())?;
         Ok(Tree::from_parts(self.names.clone(), out))
+    }
+}
+
+/// A forward pass ready to be pushed along any direction. Made by [`Program::pushforward`].
+pub struct Pushforward {
+    /// `f(x)`, shape `[outputs]`.
+    pub value: Tensor<1>,
+    point: Tree,
+    kept: Vec<DispatchTensor>,
+    plan: Arc<Plan>,
+    device: Device,
+}
+
+impl Pushforward {
+    /// `J·v`, shape `[outputs]`, for a direction with the point's leaves.
+    ///
+    /// # Errors
+    /// A direction that does not match the point.
+    pub fn apply(&self, direction: &Tree) -> Result<Tensor<1>> {
+        check_direction(&self.point, direction, &self.device)?;
+        let [Some(position)] = self.plan.tangents[..] else {
+            return Ok(self.value.zeros_like());
+        };
+        let schedule = self.plan.second.as_ref().expect("a pushforward plan has two stages");
+        let entries = schedule.entries.iter().map(|entry| match entry.source {
+            Source::Direction(leaf) => along(direction.leaf(leaf).1, self.point.leaf(leaf).1),
+            Source::Kept(value) => self.kept[value].clone(),
+            _ => unreachable!("the second stage reads directions and kept values"),
+        });
+        let mut out = schedule.run(entries.collect(), self.device.as_dispatch())?;
+        Ok(Tensor::from_dispatch(out.swap_remove(position)))
     }
 }
 
