@@ -373,6 +373,17 @@ impl<B: Batch + 'static> ForwardPass<'_, B> {
 }
 
 impl TaskGradients {
+    pub(crate) fn from_parts(
+        losses: Tensor<1>,
+        tasks: Vec<usize>,
+        absent: Vec<usize>,
+        rows: Vec<Tree>,
+        own: Tree,
+        parts: Vec<(LeafName, Part)>,
+    ) -> Self {
+        Self { losses, tasks, absent, rows, own, parts }
+    }
+
     /// The update of all leaves, in the model's order, from what an aggregator made of the rows.
     ///
     /// `weights` (one for each of `tasks`) are what the heads are scaled by, if [`HeadGradient::Weighted`] is wanted; `None`
@@ -504,6 +515,14 @@ pub(crate) mod tests {
     pub(crate) struct Net {
         body: (Linear, Tanh),
         heads: Vec<Linear>,
+    }
+
+    impl Net {
+        pub(crate) fn loss_of(&self, task: usize, (x, (y, masks)): &(Tensor<2>, Labels)) -> Tensor<1> {
+            let z = self.body.0.forward(x.clone()).tanh();
+            let out: Tensor<1> = self.heads[task].forward(z).squeeze_dim(1);
+            masks[task].mean((out - y.clone().slice_dim(1, task).squeeze_dim(1)).square())
+        }
     }
 
     impl MultiTaskModel<(Tensor<2>, Labels)> for Net {
