@@ -6,6 +6,7 @@ use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
 };
 use burn::tensor::{Device, Tensor};
+use core_tensor::Tree;
 
 use super::{Forward, MultiTaskModel, Part, TaskMask};
 
@@ -45,23 +46,38 @@ pub struct MultiTask<B: Module, H: Module> {
     pub body: B,
     /// The heads.
     pub heads: H,
+    /// Paths within the body that belong to a task.
+    #[module(skip)]
+    own: Vec<(String, usize)>,
 }
 
 impl<B: Module> MultiTask<B, NoHeads> {
     /// A body without heads yet.
     pub fn new(body: B) -> Self {
-        Self { body, heads: NoHeads }
+        Self { body, heads: NoHeads, own: Vec::new() }
     }
 }
 
 impl<B: Module, H: Module> MultiTask<B, H> {
+    /// Whose the body's parameters are, by their paths within the body; without this all are shared.
+    ///
+    /// For architectures whose bodies hold parameters of single tasks: gates, attention. Tasks are counted in the order of heads.
+    pub fn parts_of_body(self, parts: impl Fn(&B, &str) -> Part) -> Self {
+        let paths = Tree::from_module(&self.body);
+        let own = paths.names().iter().filter_map(|name| match parts(&self.body, &name.path) {
+            Part::Task(task) => Some((name.path.clone(), task)),
+            Part::Shared => None,
+        });
+        Self { own: own.collect(), ..self }
+    }
+
     /// One more task.
     ///
     /// `loss` is a function `(head's output, &labels) -> Tensor<1>` of one element, or a [`Masked`] one. Names are checked when the
     /// model is recorded: not empty, without a dot, no two alike.
     pub fn head<M: Module, L: Clone + Send>(self, name: &str, head: M, loss: L) -> MultiTask<B, Heads<H, M, L>> {
         let heads = Heads { rest: self.heads, name: name.to_string(), head, loss };
-        MultiTask { body: self.body, heads }
+        MultiTask { body: self.body, heads, own: self.own }
     }
 
     /// One output a head, as a nested pair `(((), first), second)`.
@@ -98,7 +114,11 @@ where
         let head = path.strip_prefix("heads.").and_then(|rest| rest.split('.').next());
         match names.iter().position(|name| Some(name.as_str()) == head) {
             Some(task) => Part::Task(task),
-            None => Part::Shared,
+            None => {
+                let within = path.strip_prefix("body.");
+                let own = self.own.iter().find(|(own, _)| Some(own.as_str()) == within);
+                own.map_or(Part::Shared, |(_, task)| Part::Task(*task))
+            }
         }
     }
 
