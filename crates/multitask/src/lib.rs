@@ -4,7 +4,9 @@
 
 pub mod architecture;
 pub mod layerwise;
+pub mod metrics;
 pub mod model;
+pub mod pareto;
 
 mod diagnostics;
 mod representation;
