@@ -9,6 +9,8 @@ pub mod model;
 pub mod pareto;
 
 mod diagnostics;
+#[cfg(test)]
+mod digits;
 mod representation;
 mod sampling;
 mod separate;

@@ -1,5 +1,8 @@
 //! A small dense linear program over the simplex.
 
+/// What counts as zero in a table of numbers around one.
+const TOLERANCE: f64 = 1e-11;
+
 /// `x ≥ 0`, `Σx = 1`, `A·x ≥ b` that maximises `c·x`; `None` if there is no such `x`.
 ///
 /// The two-phase simplex method on a full table with Bland's rule (R. G. Bland, 1977), which cannot cycle.
@@ -30,6 +33,25 @@ pub(crate) fn maximise(c: &[f64], a: &[Vec<f64>], b: &[f64]) -> Option<Vec<f64>>
     if infeasible > 1e-9 {
         return None;
     }
+    // Artificial variables that stayed at zero must not come back: others take their places, and where none can, the row says nothing.
+    let mut row = 0;
+    while row < rows.len() {
+        if basis[row] < n + p {
+            row += 1;
+            continue;
+        }
+        let largest = (0..n + p).max_by(|i, j| rows[row][*i].abs().total_cmp(&rows[row][*j].abs()));
+        match largest.filter(|enter| rows[row][*enter].abs() > TOLERANCE) {
+            Some(enter) => {
+                pivot(&mut rows, &mut basis, row, enter);
+                row += 1;
+            }
+            None => {
+                rows.remove(row);
+                basis.remove(row);
+            }
+        }
+    }
     let objective: Vec<f64> = (0..width).map(|j| if j < n { c[j] } else { 0.0 }).collect();
     solve(&mut rows, &mut basis, &objective, n + p);
     let mut x = vec![0.0; n];
@@ -43,7 +65,6 @@ pub(crate) fn maximise(c: &[f64], a: &[Vec<f64>], b: &[f64]) -> Option<Vec<f64>>
 
 /// Pivots until no variable below `limit` improves the objective.
 fn solve(rows: &mut [Vec<f64>], basis: &mut [usize], objective: &[f64], limit: usize) {
-    const TOLERANCE: f64 = 1e-11;
     let width = objective.len();
     loop {
         let gain = |j: usize| objective[j] - basis.iter().zip(rows.iter()).map(|(i, row)| objective[*i] * row[j]).sum::<f64>();
@@ -56,17 +77,22 @@ fn solve(rows: &mut [Vec<f64>], basis: &mut [usize], objective: &[f64], limit: u
         });
         // The simplex is bounded, so some row limits the step; only rounding can hide it.
         let Some(leave) = leave else { return };
-        let pivot = rows[leave][enter];
-        rows[leave].iter_mut().for_each(|x| *x /= pivot);
-        let line = rows[leave].clone();
-        for (i, row) in rows.iter_mut().enumerate() {
-            let factor = row[enter];
-            if i != leave && factor != 0.0 {
-                row.iter_mut().zip(&line).for_each(|(x, y)| *x -= factor * y);
-            }
-        }
-        basis[leave] = enter;
+        pivot(rows, basis, leave, enter);
     }
+}
+
+/// Makes `enter` the basic variable of row `leave`.
+fn pivot(rows: &mut [Vec<f64>], basis: &mut [usize], leave: usize, enter: usize) {
+    let pivot = rows[leave][enter];
+    rows[leave].iter_mut().for_each(|x| *x /= pivot);
+    let line = rows[leave].clone();
+    for (i, row) in rows.iter_mut().enumerate() {
+        let factor = row[enter];
+        if i != leave && factor != 0.0 {
+            row.iter_mut().zip(&line).for_each(|(x, y)| *x -= factor * y);
+        }
+    }
+    basis[leave] = enter;
 }
 
 #[cfg(test)]
@@ -79,9 +105,11 @@ mod tests {
     #[test]
     fn feasible_and_no_point_of_a_grid_is_better() {
         let problem = (0..=3usize).prop_flat_map(|p| {
-            (vec(-1.0..1.0f64, 3), vec(vec(-1.0..1.0f64, 3), p), vec(-0.6..0.4f64, p))
+            // Bounds of exactly zero are common in use, and start from a degenerate corner.
+            let bound = proptest::prop_oneof![-0.6..0.4f64, proptest::strategy::Just(0.0)];
+            (vec(-1.0..1.0f64, 3), vec(vec(-1.0..1.0f64, 3), p), vec(bound, p))
         });
-        property(200, problem, |(c, a, b)| {
+        property(400, problem, |(c, a, b)| {
             let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
             let n = 40;
             let grid = (0..=n).flat_map(|i| (0..=n - i).map(move |j| [i, j, n - i - j].map(|k| k as f64 / n as f64)));
