@@ -37,54 +37,76 @@ impl MultiTaskModel<Batch> for Net {
     }
 }
 
+const WAYS: [&str; 5] = ["rows", "tangents", "blocks of 4", "one tape each", "weighted sum"];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let device = Device::flex();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [way, tasks] = arguments.as_slice() {
+        return cell(way, tasks.parse()?);
+    }
     println!("body 784-1024-1024, batch 64; milliseconds and megabytes of a step: JJᵀ, then Jᵀw");
-    println!("{:>5} {:>14} {:>14} {:>14} {:>14} {:>14}", "tasks", "rows", "tangents", "blocks of 4", "one tape each", "sum of losses");
+    println!("{:>5}{}", "tasks", WAYS.map(|way| format!("{way:>16}")).concat());
     for tasks in [2, 4, 8, 16, 32, 64] {
-        let linear = |from, to| LinearConfig::new(from, to).init(&device);
-        let net = Net {
-            body: vec![linear(784, 1024), linear(1024, 1024)],
-            heads: (0..tasks).map(|_| linear(1024, 1)).collect(),
-        };
-        let random = |width| Tensor::<2>::random([64, width], Distribution::Normal(0.0, 1.0), &device);
-        let batch = (random(784), random(tasks));
-        let program = TaskProgram::record(&net, &batch)?;
-        let point = Tree::from_module(&net);
-        let weights = vec![1.0 / tasks as f64; tasks];
         print!("{tasks:>5}");
-        for by in [GramianBy::Rows, GramianBy::Tangents, GramianBy::Blocks(4)] {
-            measure(|| {
-                let pass = program.forward(&point, &batch).expect("forward");
-                let gramian = pass.gramian(by).expect("gramian");
-                pass.combine(gramian, &weights, HeadGradient::Own).expect("combine");
-            });
+        for way in WAYS {
+            // A process each, so that memory which one has given back is not there for the next.
+            let child =
+                std::process::Command::new(std::env::current_exe()?).args([way, &tasks.to_string()]).output()?;
+            print!("{:>16}", String::from_utf8_lossy(&child.stdout).trim());
         }
-        let autodiff = device.clone().autodiff();
-        let tape = net.clone().to_device(&autodiff).train();
-        let on_tape = (batch.0.clone().to_device(&autodiff), batch.1.clone().to_device(&autodiff));
-        measure(|| {
-            let rows: Vec<Tree> = (0..tasks)
-                .map(|task| Tree::from_grads(tape.losses(&on_tape).slice_dim(0, task).sum().backward(), &tape))
-                .map(|row| row.filter(|name| name.path.starts_with("body")))
-                .collect();
-            for (i, row) in rows.iter().enumerate() {
-                rows[i..].iter().for_each(|other| assert!(row.dot(other).expect("one structure").value().is_finite()));
-            }
-        });
-        measure(|| {
-            program.forward(&point, &batch).expect("forward").weighted(&weights).expect("weighted");
-        });
         println!();
     }
     Ok(())
 }
 
+fn cell(way: &str, tasks: usize) -> Result<(), Box<dyn std::error::Error>> {
+    let device = Device::flex();
+    let linear = |from, to| LinearConfig::new(from, to).init(&device);
+    let net =
+        Net { body: vec![linear(784, 1024), linear(1024, 1024)], heads: (0..tasks).map(|_| linear(1024, 1)).collect() };
+    let random = |width| Tensor::<2>::random([64, width], Distribution::Normal(0.0, 1.0), &device);
+    let batch = (random(784), random(tasks));
+    let program = TaskProgram::record(&net, &batch)?;
+    let point = Tree::from_module(&net);
+    let weights = vec![1.0 / tasks as f64; tasks];
+    let by_gramian = |by| {
+        let pass = program.forward(&point, &batch).expect("forward");
+        let gramian = pass.gramian(by).expect("gramian");
+        pass.combine(gramian, &weights, HeadGradient::Own).expect("combine");
+    };
+    match way {
+        "rows" => measure(|| by_gramian(GramianBy::Rows)),
+        "tangents" => measure(|| by_gramian(GramianBy::Tangents)),
+        "blocks of 4" => measure(|| by_gramian(GramianBy::Blocks(4))),
+        "one tape each" => {
+            let autodiff = device.clone().autodiff();
+            let tape = net.clone().to_device(&autodiff).train();
+            let on_tape = (batch.0.clone().to_device(&autodiff), batch.1.clone().to_device(&autodiff));
+            measure(|| {
+                let rows = (0..tasks)
+                    .map(|task| Tree::from_grads(tape.losses(&on_tape).slice_dim(0, task).sum().backward(), &tape))
+                    .map(|row| row.filter(|name| name.path.starts_with("body")));
+                let rows: Vec<Tree> = rows.collect();
+                for (i, row) in rows.iter().enumerate() {
+                    rows[i..].iter().for_each(|x| assert!(row.dot(x).expect("one structure").value().is_finite()));
+                }
+                let start = rows[0].clone().scale(weights[0]);
+                let add = |sum: Tree, (row, weight): (&Tree, &f64)| sum.axpy(*weight, row).expect("one structure");
+                rows[1..].iter().zip(&weights[1..]).fold(start, add);
+            });
+        }
+        _ => measure(|| {
+            program.forward(&point, &batch).expect("forward").weighted(&weights).expect("weighted");
+        }),
+    }
+    Ok(())
+}
+
+/// The median of five steps, and how far the first raised the highest resident size.
 fn measure(step: impl Fn()) {
+    let before = memory();
     step();
-    let before = reset_peak();
-    step();
-    let peak = memory("VmHWM:");
+    let first = memory() - before;
     let mut times: Vec<f64> = (0..5)
         .map(|_| {
             let start = Instant::now();
@@ -93,19 +115,13 @@ fn measure(step: impl Fn()) {
         })
         .collect();
     times.sort_by(f64::total_cmp);
-    print!(" {:>7.1} {:>6.0}", times[2], peak - before);
+    println!("{:.0} {:.0}", times[2], first);
 }
 
-/// Megabytes resident now, and the peak counted from here.
-fn reset_peak() -> f64 {
-    // Not there on other systems: memory then reads as zero.
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
-    memory("VmRSS:")
-}
-
-fn memory(entry: &str) -> f64 {
+/// The highest resident size so far, in megabytes; 0 on other systems than Linux.
+fn memory() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with(entry));
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
     let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
     kilobytes.unwrap_or(0.0) / 1024.0
 }

@@ -43,7 +43,8 @@ impl Conflict {
         }
         let at = |i: usize, j: usize| gramian[i * count + j];
         let norms: Vec<f64> = (0..count).map(|i| at(i, i).max(0.0).sqrt()).collect();
-        let norms: Vec<f64> = norms.iter().enumerate().map(|(i, n)| if at(i, i).is_nan() { f64::NAN } else { *n }).collect();
+        let norms: Vec<f64> =
+            norms.iter().enumerate().map(|(i, n)| if at(i, i).is_nan() { f64::NAN } else { *n }).collect();
         let cosine = |i: usize, j: usize| match i == j && norms[i] > 0.0 {
             true => 1.0,
             false => (at(i, j) / norms[i] / norms[j]).clamp(-1.0, 1.0),

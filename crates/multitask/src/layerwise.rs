@@ -77,7 +77,13 @@ impl ConvShape {
         let padding = match layer.padding {
             P::Valid => [0, 0],
             P::Explicit(top, left, bottom, right) if top == bottom && left == right => [top, left],
-            _ => return Err(ModelError::parameter("padding", f64::NAN, "explicit and equal on opposite sides, or none")),
+            _ => {
+                return Err(ModelError::parameter(
+                    "padding",
+                    f64::NAN,
+                    "explicit and equal on opposite sides, or none",
+                ));
+            }
         };
         Ok(Self { kernel: layer.kernel_size, stride: layer.stride, padding, dilation: layer.dilation })
     }
@@ -125,7 +131,11 @@ fn of_positions(input: Tensor<2>, gradients: Vec<Tensor<2>>, bias: bool) -> Resu
     let [n, features] = input.dims();
     let count = gradients.len();
     if let Some(other) = gradients.iter().find(|gradient| gradient.dims()[0] != n) {
-        return Err(ModelError::parameter("positions of a gradient", other.dims()[0] as f64, "as many as the input has"));
+        return Err(ModelError::parameter(
+            "positions of a gradient",
+            other.dims()[0] as f64,
+            "as many as the input has",
+        ));
     }
     let Some(out) = gradients.first().map(|first| first.dims()[1]) else {
         return Ok(Vec::new());

@@ -153,9 +153,7 @@ pub fn delta_m(metrics: &[TaskMetric], single_task: &[TaskMetric]) -> Result<f64
         values.collect::<Result<Vec<f64>>>()
     };
     let better: Vec<Better> = metrics.iter().map(TaskMetric::better).collect();
-    if let Some((task, _)) =
-        metrics.iter().zip(single_task).enumerate().find(|(_, (a, b))| a.better() != b.better())
-    {
+    if let Some((task, _)) = metrics.iter().zip(single_task).enumerate().find(|(_, (a, b))| a.better() != b.better()) {
         return Err(ModelError::parameter("metric of task", task as f64, "the same for both models"));
     }
     delta_m_higher_is_better(&values(metrics)?, &values(single_task)?, &better)

@@ -8,7 +8,7 @@ use burn::tensor::{Tensor, TensorData};
 use core_tensor::{Batch, Program, Pullback, Tree};
 
 use crate::model::{Forward, ModelError, MultiTask, MultiTaskModel, Part, Result, TaskHeads};
-use crate::task_gradients::TaskGradients;
+use crate::task_gradients::{Labelled, TaskGradients};
 
 /// The path of the only leaf of a row.
 const REPRESENTATION: &str = "features";
@@ -52,7 +52,7 @@ pub struct RepresentationProgram<X, Y> {
     /// The heads by the number of the representation's elements, which a recording is for.
     heads: Mutex<HashMap<usize, Arc<Program<Y>>>>,
     record_heads: RecordHeads<Y>,
-    labelled: Box<dyn Fn(&Y) -> Vec<bool> + Send + Sync>,
+    labelled: Labelled<Y>,
     parts: HashMap<String, Part>,
     tasks: usize,
     /// Elements of the representation of one example.
@@ -230,16 +230,17 @@ mod tests {
                 let rows = exact.gradients(&point, &batch).unwrap();
                 assert_eq!((&pass.gradients.tasks, &pass.gradients.absent), (&rows.tasks, &rows.absent));
                 let weights = &[0.3, -2.0, 1.5][..rows.tasks.len()];
-                let features: Vec<Tensor<2>> = pass.gradients.rows.iter()
-                    .map(|row| row.get::<1>("features").unwrap().reshape([n, 5]))
-                    .collect();
+                let features: Vec<Tensor<2>> =
+                    pass.gradients.rows.iter().map(|row| row.get::<1>("features").unwrap().reshape([n, 5])).collect();
                 // The gradients at z are those at the output of the body's last layer.
                 let hidden = net.body.0.forward(batch.0.clone()).tanh();
                 let last_layer = linear_gramian(hidden, &features, true).unwrap();
                 let of_rows = |rows: &TaskGradients| {
                     let rows: Vec<Tree> =
                         rows.rows.iter().map(|row| row.filter(|name| name.path.starts_with("body.2"))).collect();
-                    rows.iter().flat_map(|x| rows.iter().map(|y| x.dot(y).unwrap().value()).collect::<Vec<_>>()).collect::<Vec<f64>>()
+                    rows.iter()
+                        .flat_map(|x| rows.iter().map(|y| x.dot(y).unwrap().value()).collect::<Vec<_>>())
+                        .collect::<Vec<f64>>()
                 };
                 for (a, b) in last_layer.iter().zip(of_rows(&rows)) {
                     assert!((a - b).abs() < 1e-5 * (1.0 + b.abs()), "{a} {b}");

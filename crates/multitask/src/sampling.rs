@@ -193,9 +193,8 @@ impl TaskBatches {
     fn next_of(&mut self, task: usize) -> Vec<usize> {
         let (size, pass, start) = (self.sizes[task], self.passes[task], self.positions[task] as usize);
         let end = (start + self.batch).min(size);
-        let order = self.orders[task].get_or_insert_with(|| {
-            Random::new(self.seed).fork(format!("examples {task} {pass}")).permutation(size)
-        });
+        let order = self.orders[task]
+            .get_or_insert_with(|| Random::new(self.seed).fork(format!("examples {task} {pass}")).permutation(size));
         let examples = order[start..end].to_vec();
         if end == size {
             self.orders[task] = None;

@@ -62,7 +62,8 @@ impl<B: Batch + 'static> SeparateTasks<B> {
         let mut programs = Vec::with_capacity(tasks);
         for (task, batch) in batches.iter().enumerate() {
             let loss = loss.clone();
-            let program = Program::record_first_order(model, batch, move |model: &M, batch: &B| loss(model, task, batch))?;
+            let program =
+                Program::record_first_order(model, batch, move |model: &M, batch: &B| loss(model, task, batch))?;
             let absent = program.value_and_grad(&point, batch)?.absent;
             let foreign = point.names().iter().zip(&parts).find(|(name, part)| match part {
                 Part::Task(owner) => *owner != task && !absent.contains(&name.path),
@@ -166,14 +167,18 @@ mod tests {
         let gradients = tasks.gradients(&point, &batches.clone().map(Some)).unwrap();
         let paths = |tree: &Tree| tree.names().iter().map(|name| name.path.clone()).collect::<Vec<_>>();
         let shared = ["body.weight", "body.bias", "middle.weight", "middle.bias"];
-        assert_eq!((paths(&gradients.rows[0]), paths(&gradients.rows[1])), (shared.map(String::from).to_vec(), shared.map(String::from).to_vec()));
+        assert_eq!(
+            (paths(&gradients.rows[0]), paths(&gradients.rows[1])),
+            (shared.map(String::from).to_vec(), shared.map(String::from).to_vec())
+        );
         let middle = |row: &Tree| row.filter(|name| name.path.starts_with("middle")).norm().value();
         assert_eq!(middle(&gradients.rows[0]), 0.0);
         assert!(middle(&gradients.rows[1]) > 0.0);
         let update = gradients.clone().assemble(gradients.combination(&[1.0, 1.0]).unwrap(), None).unwrap();
         assert_eq!(update.names(), point.names());
         assert!(tasks.gradients(&point, &[None]).is_err());
-        let foreign = SeparateTasks::record(&model, &batches, part, move |model: &Two, task, x| loss(model, 1 - task, x));
+        let foreign =
+            SeparateTasks::record(&model, &batches, part, move |model: &Two, task, x| loss(model, 1 - task, x));
         assert!(matches!(foreign, Err(ModelError::NotOwn { .. })));
     }
 

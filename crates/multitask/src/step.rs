@@ -266,7 +266,11 @@ mod tests {
         let step = trainer().step(0.1, model.clone(), &program, &batch, mean).unwrap();
         let after = Tree::from_module(&step.outcome.into_model());
         let update = gradients.clone().assemble(mean(&gradients.rows).unwrap(), None).unwrap();
-        assert_close(&after.restrict(&update).unwrap(), &before.restrict(&update).unwrap().axpy(-0.1, &update).unwrap(), 1e-6);
+        assert_close(
+            &after.restrict(&update).unwrap(),
+            &before.restrict(&update).unwrap().axpy(-0.1, &update).unwrap(),
+            1e-6,
+        );
         let still = |tree: &Tree| tree.filter(|name| name.path.starts_with("heads.2"));
         assert_same_bits(&still(&after), &still(&before));
         let report = step.report;
@@ -280,7 +284,8 @@ mod tests {
                 assert_eq!((losses.len(), gramian.len()), (2, 4));
                 Ok::<_, ModelError>(vec![0.5, 0.5])
             };
-            let step = trainer().heads(heads).step_weighted(0.1, model.clone(), &program, &batch, GramianBy::Tangents, half);
+            let step =
+                trainer().heads(heads).step_weighted(0.1, model.clone(), &program, &batch, GramianBy::Tangents, half);
             let step = step.unwrap();
             assert_eq!(step.report.weights.as_deref(), Some(&[0.5, 0.5][..]));
             let weighted = Tree::from_module(&step.outcome.into_model());

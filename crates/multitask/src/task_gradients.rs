@@ -34,8 +34,11 @@ pub struct TaskProgram<B> {
     program: Program<B>,
     tasks: Vec<String>,
     parts: HashMap<String, Part>,
-    labelled: Box<dyn Fn(&B) -> Vec<bool> + Send + Sync>,
+    labelled: Labelled<B>,
 }
+
+/// Which tasks have a label in a batch.
+pub(crate) type Labelled<B> = Box<dyn Fn(&B) -> Vec<bool> + Send + Sync>;
 
 /// One row a task, and what belongs to the tasks themselves.
 #[derive(Clone, Debug)]
@@ -395,7 +398,8 @@ impl TaskGradients {
         if let Some(row) = self.rows.first() {
             row.same_structure(&shared)?;
         }
-        let part = |path: &str| self.parts.iter().find(|(name, _)| name.path == path).map_or(Part::Shared, |(_, part)| *part);
+        let part =
+            |path: &str| self.parts.iter().find(|(name, _)| name.path == path).map_or(Part::Shared, |(_, part)| *part);
         let own = match weights {
             Some(weights) => scaled_heads(self.own, &self.tasks, weights, HeadGradient::Weighted, part)?,
             None => self.own,
@@ -444,9 +448,7 @@ pub(crate) fn linear_combination(rows: &[Tree], weights: &[f64]) -> Result<Tree>
 fn check_weights(tasks: &[usize], weights: &[f64]) -> Result<()> {
     match weights.len() == tasks.len() {
         true => Ok(()),
-        false => {
-            Err(ModelError::PerTask { what: "the list of weights", expected: tasks.len(), found: weights.len() })
-        }
+        false => Err(ModelError::PerTask { what: "the list of weights", expected: tasks.len(), found: weights.len() }),
     }
 }
 
@@ -699,10 +701,7 @@ pub(crate) mod tests {
             Ok(_) => panic!("accepted"),
             Err(error) => error.to_string(),
         };
-        assert_eq!(
-            record(0),
-            "parameter `a.weight` is said to belong to task 0, but the loss of task 1 depends on it"
-        );
+        assert_eq!(record(0), "parameter `a.weight` is said to belong to task 0, but the loss of task 1 depends on it");
         assert_eq!(record(1), "parameter `b.weight` belongs to task 5, but there are 2 tasks");
         assert_eq!(record(2), "the model names 2 tasks, but `losses` gives 1 losses");
         assert_eq!(record(3), "task 1 is named `x.y`: a dot separates the parts of a path");

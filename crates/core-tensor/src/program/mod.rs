@@ -332,6 +332,19 @@ impl<B: Batch> Program<B> {
 
     /// Runs the forward pass once and keeps what every directional derivative `v ↦ J·v` shares.
     ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use core_tensor::{Program, Tree};
+    /// # fn main() -> core_tensor::Result<()> {
+    /// let device = Device::default();
+    /// let x = Tree::empty().push("x", Tensor::<1>::from_data([1.0, 2.0, 3.0], &device))?;
+    /// let program = Program::record_tree(&x, &(), |x, _| x.get::<1>("x").unwrap().square())?;
+    /// let push = program.pushforward(&x, &())?;
+    /// // J = diag(2x)
+    /// assert_eq!(push.apply(&x)?.try_into_vec_as::<f32>().unwrap(), [2.0, 8.0, 18.0]);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`Program::value`]; [`ProgramError::NoTangentRule`].
     pub fn pushforward(&self, point: &Tree, batch: &B) -> Result<Pushforward> {

@@ -73,13 +73,7 @@ impl Attention {
         let point = |from| Conv2dConfig::new([from, features], [1, 1]).init(device);
         let wide = Conv2dConfig::new([features, features], [3, 3]).with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1));
         let extract = extract.then(|| Extract { conv: wide.init(device), norm: norm() });
-        Self {
-            squeeze: point(input),
-            squeeze_norm: norm(),
-            mask: point(features),
-            mask_norm: norm(),
-            extract,
-        }
+        Self { squeeze: point(input), squeeze_norm: norm(), mask: point(features), mask_norm: norm(), extract }
     }
 
     /// `a`, in `(0, 1)`, from `[u; e]`.
@@ -135,18 +129,22 @@ where
         for (level, of_task) in self.attention.iter().enumerate() {
             let u = self.first[level].forward(x);
             let p = self.rest[level].forward(u.clone());
-            features = of_task.iter().zip(&mut kept).map(|(attention, kept)| {
-                let seen = match kept.take() {
-                    Some(e) => Tensor::cat(vec![u.clone(), e], 1),
-                    None => u.clone(),
-                };
-                let attended = attention.mask(seen) * p.clone();
-                *kept = attention.extract.as_ref().map(|extract| {
-                    let f = relu(extract.norm.forward(extract.conv.forward(attended.clone())));
-                    self.pool.forward(f)
-                });
-                attended
-            }).collect();
+            features = of_task
+                .iter()
+                .zip(&mut kept)
+                .map(|(attention, kept)| {
+                    let seen = match kept.take() {
+                        Some(e) => Tensor::cat(vec![u.clone(), e], 1),
+                        None => u.clone(),
+                    };
+                    let attended = attention.mask(seen) * p.clone();
+                    *kept = attention.extract.as_ref().map(|extract| {
+                        let f = relu(extract.norm.forward(extract.conv.forward(attended.clone())));
+                        self.pool.forward(f)
+                    });
+                    attended
+                })
+                .collect();
             x = match level + 1 < self.attention.len() {
                 true => self.pool.forward(p),
                 false => p,
@@ -161,8 +159,8 @@ mod tests {
     use super::super::tests::{assert_near, gradients_reach_everything, random, values};
     use super::*;
     use burn::module::Param;
-    use burn::nn::pool::{AvgPool2d, AvgPool2dConfig};
     use burn::nn::Tanh;
+    use burn::nn::pool::{AvgPool2d, AvgPool2dConfig};
     use core_tensor::testing::host_devices;
 
     type Layer = (Conv2d, Tanh);

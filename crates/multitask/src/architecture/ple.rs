@@ -99,7 +99,10 @@ impl<const D: usize, E: Forward<Tensor<D>, Output = Tensor<D>>> Forward<Tensor<D
         let (mut of_task, mut common) = (vec![input.clone(); tasks], input);
         for layer in &self.layers {
             let shared: Vec<_> = layer.shared.iter().map(|expert| expert.forward(common.clone())).collect();
-            let own: Vec<Vec<_>> = layer.own.iter().zip(&of_task)
+            let own: Vec<Vec<_>> = layer
+                .own
+                .iter()
+                .zip(&of_task)
                 .map(|(experts, x)| experts.iter().map(|expert| expert.forward(x.clone())).collect())
                 .collect();
             let mixed = layer.gates.iter().zip(&own).zip(&of_task).map(|((gate, mine), x)| {
@@ -159,7 +162,8 @@ mod tests {
     #[test]
     fn lower_layers_are_shared() {
         let device = Device::flex();
-        let layer = |from| (vec![expert(from, &device)], vec![vec![expert(from, &device)], vec![expert(from, &device)]], from);
+        let layer =
+            |from| (vec![expert(from, &device)], vec![vec![expert(from, &device)], vec![expert(from, &device)]], from);
         let net = Ple::new(vec![layer(5), layer(4), layer(4)], &device).unwrap();
         assert!(net.layers[2].shared_gate.is_none());
         gradients_reach_everything(net, Ple::part, random([3, 5], &device), 6);

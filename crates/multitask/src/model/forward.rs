@@ -85,7 +85,9 @@ impl<X, A: Forward<X>, B: Forward<A::Output>, C: Forward<B::Output>> Forward<X> 
     }
 }
 
-impl<X, A: Forward<X>, B: Forward<A::Output>, C: Forward<B::Output>, D: Forward<C::Output>> Forward<X> for (A, B, C, D) {
+impl<X, A: Forward<X>, B: Forward<A::Output>, C: Forward<B::Output>, D: Forward<C::Output>> Forward<X>
+    for (A, B, C, D)
+{
     type Output = D::Output;
     fn forward(&self, input: X) -> Self::Output {
         let input = self.0.forward(input);
@@ -95,7 +97,9 @@ impl<X, A: Forward<X>, B: Forward<A::Output>, C: Forward<B::Output>, D: Forward<
     }
 }
 
-impl<X, A: Forward<X>, B: Forward<A::Output>, C: Forward<B::Output>, D: Forward<C::Output>, E: Forward<D::Output>> Forward<X> for (A, B, C, D, E) {
+impl<X, A: Forward<X>, B: Forward<A::Output>, C: Forward<B::Output>, D: Forward<C::Output>, E: Forward<D::Output>>
+    Forward<X> for (A, B, C, D, E)
+{
     type Output = E::Output;
     fn forward(&self, input: X) -> Self::Output {
         let input = self.0.forward(input);
@@ -106,7 +110,16 @@ impl<X, A: Forward<X>, B: Forward<A::Output>, C: Forward<B::Output>, D: Forward<
     }
 }
 
-impl<X, A: Forward<X>, B: Forward<A::Output>, C: Forward<B::Output>, D: Forward<C::Output>, E: Forward<D::Output>, F: Forward<E::Output>> Forward<X> for (A, B, C, D, E, F) {
+impl<
+    X,
+    A: Forward<X>,
+    B: Forward<A::Output>,
+    C: Forward<B::Output>,
+    D: Forward<C::Output>,
+    E: Forward<D::Output>,
+    F: Forward<E::Output>,
+> Forward<X> for (A, B, C, D, E, F)
+{
     type Output = F::Output;
     fn forward(&self, input: X) -> Self::Output {
         let input = self.0.forward(input);

@@ -95,7 +95,8 @@ mod tests {
                 .head("a", linear(3, 1), |out: Tensor<2>, labels: &Labels| square(out, labels).mean())
                 .head("b", (linear(3, 2), linear(2, 1)), Masked::new(square, |labels: &Labels| labels.1.clone()));
             let x = Tensor::<2>::from_data([[1.0, 2.0], [0.5, -1.0], [0.0, 1.0]], &device);
-            let labels = (Tensor::<1>::from_data([1.0, 2.0, 3.0], &device), TaskMask::new(&[false, true, false], &device));
+            let labels =
+                (Tensor::<1>::from_data([1.0, 2.0, 3.0], &device), TaskMask::new(&[false, true, false], &device));
             let batch = (x.clone(), labels);
             assert_eq!(MultiTaskModel::<(Tensor<2>, Labels)>::tasks(&net), ["a", "b"]);
             let paths: Vec<_> = Tree::from_module(&net).names().iter().map(|name| name.path.clone()).collect();

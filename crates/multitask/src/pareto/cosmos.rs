@@ -134,7 +134,8 @@ mod tests {
             let x = Cosmos::condition(Tensor::<2>::ones([1, 1], &r.device()), r.clone());
             let x = net.out.forward(net.hidden.forward(x).tanh());
             let of = |[a, b]: [f64; 2]| {
-                (x.clone().slice_dim(1, 0) - a).square().reshape([1]) + (x.clone().slice_dim(1, 1) - b).square().reshape([1])
+                (x.clone().slice_dim(1, 0) - a).square().reshape([1])
+                    + (x.clone().slice_dim(1, 1) - b).square().reshape([1])
             };
             Tensor::cat(minima.map(of).to_vec(), 0)
         };

@@ -169,7 +169,7 @@ fn descend(rows: &[Vec<f64>], along: &[f64]) -> Option<Vec<f64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pareto::tests::{gramian, gradients, losses};
+    use crate::pareto::tests::{gradients, gramian, losses};
     use burn::tensor::{Device, Tensor};
     use core_tensor::Random;
 

@@ -126,8 +126,8 @@ pub fn hypervolume_monte_carlo(points: &[Vec<f64>], reference: &[f64], samples: 
         for ((x, low), high) in sample.iter_mut().zip(&low).zip(reference) {
             *x = low + (high - low) * random.next_f64();
         }
-        let dominated = |point: &&Vec<f64>| point.iter().zip(&sample).all(|(p, x)| p <= x);
-        hits += usize::from(inside.iter().any(|point| dominated(&point)));
+        let dominates = |point: &&Vec<f64>| point.iter().zip(&sample).all(|(p, x)| p <= x);
+        hits += usize::from(inside.iter().any(dominates));
     }
     let share = hits as f64 / samples as f64;
     let standard_error = volume * (share * (1.0 - share) / samples as f64).sqrt();

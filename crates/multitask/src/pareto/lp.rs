@@ -67,14 +67,15 @@ pub(crate) fn maximise(c: &[f64], a: &[Vec<f64>], b: &[f64]) -> Option<Vec<f64>>
 fn solve(rows: &mut [Vec<f64>], basis: &mut [usize], objective: &[f64], limit: usize) {
     let width = objective.len();
     loop {
-        let gain = |j: usize| objective[j] - basis.iter().zip(rows.iter()).map(|(i, row)| objective[*i] * row[j]).sum::<f64>();
+        let gain =
+            |j: usize| objective[j] - basis.iter().zip(rows.iter()).map(|(i, row)| objective[*i] * row[j]).sum::<f64>();
         let Some(enter) = (0..limit).find(|j| !basis.contains(j) && gain(*j) > TOLERANCE) else {
             return;
         };
         let ratio = |i: usize| rows[i][width] / rows[i][enter];
-        let leave = (0..rows.len()).filter(|i| rows[*i][enter] > TOLERANCE).min_by(|i, j| {
-            ratio(*i).total_cmp(&ratio(*j)).then(basis[*i].cmp(&basis[*j]))
-        });
+        let leave = (0..rows.len())
+            .filter(|i| rows[*i][enter] > TOLERANCE)
+            .min_by(|i, j| ratio(*i).total_cmp(&ratio(*j)).then(basis[*i].cmp(&basis[*j])));
         // The simplex is bounded, so some row limits the step; only rounding can hide it.
         let Some(leave) = leave else { return };
         pivot(rows, basis, leave, enter);

@@ -69,13 +69,10 @@ fn affine_minimiser(corral: &[usize], at: &impl Fn(usize, usize) -> f64, scale: 
             return None;
         }
         rows.swap(column, pivot);
-        for row in 0..=k {
-            if row != column {
-                let factor = rows[row][column] / rows[column][column];
-                for entry in column..k + 2 {
-                    rows[row][entry] -= factor * rows[column][entry];
-                }
-            }
+        let line = rows[column].clone();
+        for (_, row) in rows.iter_mut().enumerate().filter(|(i, _)| *i != column) {
+            let factor = row[column] / line[column];
+            row[column..].iter_mut().zip(&line[column..]).for_each(|(x, y)| *x -= factor * y);
         }
     }
     Some((0..k).map(|i| rows[i][k + 1] / rows[i][i]).collect())

@@ -160,7 +160,8 @@ pub(super) mod tests {
             front.push(model.losses(&minima).into_data().iter::<f64>().collect::<Vec<f64>>());
         }
         // The front is the segment between the minima, of length² 4.25: f₁ = 4.25 t², f₂ = 4.25 (1 − t)².
-        let ideal: Vec<Vec<f64>> = (0..=10).map(f64::from).map(|t| vec![0.0425 * t * t, 0.0425 * (10.0 - t).powi(2)]).collect();
+        let ideal: Vec<Vec<f64>> =
+            (0..=10).map(f64::from).map(|t| vec![0.0425 * t * t, 0.0425 * (10.0 - t).powi(2)]).collect();
         let volume = |points: &[Vec<f64>]| hypervolume(points, &[5.0, 5.0]).unwrap();
         assert!(volume(&front) > 0.98 * volume(&ideal), "{} of {}", volume(&front), volume(&ideal));
         set

@@ -137,7 +137,7 @@ fn combined(rows: &[&Vec<f64>], gramian: &[f64], m: usize) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pareto::tests::{gramian, gradients, losses};
+    use crate::pareto::tests::{gradients, gramian, losses};
 
     #[test]
     fn each_preference_ends_in_its_cone_on_the_front() {
