@@ -311,10 +311,18 @@ impl<B: Batch + 'static> ForwardPass<'_, B> {
     pub fn combine(&self, gramian: TaskGramian, weights: &[f64], heads: HeadGradient) -> Result<Tree> {
         let shared = match &gramian.rows {
             Some(rows) => linear_combination(rows, weights)?,
-            None => self.weighted(weights)?.filter(|name| self.source.part(&name.path) == Part::Shared),
+            None => self.combination(weights)?,
         };
         let own = scaled_heads(gramian.own, &gramian.tasks, weights, heads, |path| self.source.part(path))?;
         in_order(&self.parts(), shared, own)
+    }
+
+    /// `Jᵀw` over the shared leaves for weights of the tasks that have labels, without any row. One cotangent pass.
+    ///
+    /// # Errors
+    /// [`ModelError::PerTask`] for another number of weights.
+    pub fn combination(&self, weights: &[f64]) -> Result<Tree> {
+        Ok(self.weighted(weights)?.filter(|name| self.source.part(&name.path) == Part::Shared))
     }
 
     /// `Σ wᵢ∇fᵢ` over all leaves for weights of the tasks that have labels. One cotangent pass.
@@ -623,6 +631,7 @@ pub(crate) mod tests {
             assert_eq!(rows.values, stored.gramian().unwrap());
             let weights: Vec<f64> = (0..rows.tasks.len()).map(|i| 1.0 - 0.7 * i as f64).collect();
             let expected = stored.combination(&weights).unwrap();
+            assert_close(&pass.combination(&weights).unwrap(), &expected, 1e-5);
             let expected = stored.assemble(expected, Some(&weights)).unwrap();
             for by in [GramianBy::Tangents, GramianBy::Blocks(block), GramianBy::Rows] {
                 let gramian = pass.gramian(by).unwrap();
