@@ -11,6 +11,7 @@
 //! | [`Program::linearize`] then [`Linearized::hvp`] | many `∇²f·v` at one point | 1 + 1.3 each |
 //! | [`Program::vjp`], [`Program::jacobian`] | `cᵢᵀJ` for many `cᵢ` from one forward pass | 1/3 + 2/3 each |
 //! | [`Program::scaled_value_and_grad`] | `f(x)`, `s·∇f(x)` for loss scaling | 1 |
+//! | [`Program::pushforward`] | `J·v` for many `v` from one forward pass | 1/3 + 1/3 each |
 //! | [`Program::per_sample`] | `‖∇fᵢ(x)‖` of every sample, then `Σ wᵢ∇fᵢ(x)` | 1 to 1.5 |
 //!
 //! The Hessian-vector product is forward over reverse: the tangent of the recorded gradient (Pearlmutter, "Fast exact
@@ -165,6 +166,8 @@ enum Kind {
     Linear,
     /// Value first, pullbacks later.
     Pullback,
+    /// Value first, its tangents later.
+    Pushforward,
     /// Values and norms of each sample's gradient first, weighted sums of them later.
     PerSample,
 }
@@ -353,6 +356,30 @@ impl<B: Batch> Program<B> {
         let mut kept = self.start(&run, Seed::default())?;
         let value = Tensor::from_dispatch(kept.remove(0));
         Ok(Pullback { value, names: self.present_names(&run.plan), kept, plan: run.plan, device: run.device })
+    }
+
+    /// Runs the forward pass once and keeps what every directional derivative `v ↦ J·v` shares.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use core_tensor::{Program, Tree};
+    /// # fn main() -> core_tensor::Result<()> {
+    /// let device = Device::default();
+    /// let x = Tree::empty().push("x", Tensor::<1>::from_data([1.0, 2.0, 3.0], &device))?;
+    /// let program = Program::record_tree(&x, &(), |x, _| x.get::<1>("x").unwrap().square())?;
+    /// let push = program.pushforward(&x, &())?;
+    /// // J = diag(2x)
+    /// assert_eq!(push.apply(&x)?.try_into_vec_as::<f32>().unwrap(), [2.0, 8.0, 18.0]);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Program::value`]; [`ProgramError::NoTangentRule`].
+    pub fn pushforward(&self, point: &Tree, batch: &B) -> Result<Pushforward> {
+        let run = self.prepare(Kind::Pushforward, point, batch)?;
+        let mut kept = self.start(&run, Seed::default())?;
+        let value = Tensor::from_dispatch(kept.remove(0));
+        Ok(Pushforward { value, point: point.clone(), kept, plan: run.plan, device: run.device })
     }
 
     /// `f(x)` and the rows of its Jacobian, one tree an output, from one forward pass.
@@ -602,7 +629,7 @@ impl<B: Batch> Program<B> {
 
     fn plan(&self, kind: Kind, key: &Key, device: &Device, batch: &B, mode: Option<Mode>) -> Result<Plan> {
         let want = match kind {
-            Kind::Scaled | Kind::Pullback | Kind::PerSample => Want::Pullback,
+            Kind::Scaled | Kind::Pullback | Kind::Pushforward | Kind::PerSample => Want::Pullback,
             _ => Want::Gradient,
         };
         let recording = self.recording(want, key, device, batch)?;
@@ -660,6 +687,20 @@ impl<B: Batch> Program<B> {
                 plan.first = Schedule::new(first);
                 plan.second = Some(Schedule::new(second));
             }
+            Kind::Pushforward => {
+                let mut graph = graph.clone();
+                graph.outputs.truncate(1);
+                let graph = simplify::simplify(graph);
+                let (mut graph, tangents) = tangent::tangents(&graph).map_err(|missing| self.no_rule(&graph, missing))?;
+                plan.tangents = append(&mut graph.outputs, tangents);
+                let mut graph = cast(simplify::simplify(graph));
+                let late = graph.outputs.split_off(1);
+                let early = std::mem::take(&mut graph.outputs);
+                let (first, second) = stage::split(&graph, |s| matches!(s, Source::Direction(_)), early, late);
+                plan.tangents.iter_mut().flatten().for_each(|position| *position -= 1);
+                plan.first = Schedule::new(first);
+                plan.second = Some(Schedule::new(second));
+            }
             // Nothing to compute without samples.
             Kind::PerSample if recording.outputs == 0 => {}
             Kind::PerSample => {
@@ -692,12 +733,14 @@ impl<B: Batch> Program<B> {
 
     /// The graph with the tangents of the gradients. The value's own tangent is left out: it is `⟨∇f, v⟩`.
     fn with_tangents(&self, graph: &Graph) -> Result<(Graph, Vec<Option<TensorIr>>)> {
-        let (graph, mut tangents) = tangent::tangents(graph).map_err(|missing| {
-            let path = record::module_path(graph, &missing.reads, &|leaf| self.path(leaf));
-            Error::Program(ProgramError::NoTangentRule { operation: missing.operation, path })
-        })?;
+        let (graph, mut tangents) = tangent::tangents(graph).map_err(|missing| self.no_rule(graph, missing))?;
         tangents.remove(0);
         Ok((graph, tangents))
+    }
+
+    fn no_rule(&self, graph: &Graph, missing: tangent::Missing) -> Error {
+        let path = record::module_path(graph, &missing.reads, &|leaf| self.path(leaf));
+        Error::Program(ProgramError::NoTangentRule { operation: missing.operation, path })
     }
 
     fn path(&self, leaf: usize) -> String {
@@ -824,6 +867,37 @@ impl Pullback {
         });
         let out = schedule.run(entries.collect(), self.device.as_dispatch())?;
         Ok(Tree::from_parts(self.names.clone(), out))
+    }
+}
+
+/// A forward pass ready to be pushed along any direction. Made by [`Program::pushforward`].
+pub struct Pushforward {
+    /// `f(x)`, shape `[outputs]`.
+    pub value: Tensor<1>,
+    point: Tree,
+    kept: Vec<DispatchTensor>,
+    plan: Arc<Plan>,
+    device: Device,
+}
+
+impl Pushforward {
+    /// `J·v`, shape `[outputs]`, for a direction with the point's leaves.
+    ///
+    /// # Errors
+    /// A direction that does not match the point.
+    pub fn apply(&self, direction: &Tree) -> Result<Tensor<1>> {
+        check_direction(&self.point, direction, &self.device)?;
+        let [Some(position)] = self.plan.tangents[..] else {
+            return Ok(self.value.zeros_like());
+        };
+        let schedule = self.plan.second.as_ref().expect("a pushforward plan has two stages");
+        let entries = schedule.entries.iter().map(|entry| match entry.source {
+            Source::Direction(leaf) => along(direction.leaf(leaf).1, self.point.leaf(leaf).1),
+            Source::Kept(value) => self.kept[value].clone(),
+            _ => unreachable!("the second stage reads directions and kept values"),
+        });
+        let mut out = schedule.run(entries.collect(), self.device.as_dispatch())?;
+        Ok(Tensor::from_dispatch(out.swap_remove(position)))
     }
 }
 
