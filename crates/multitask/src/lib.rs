@@ -9,7 +9,9 @@ mod check;
 mod error;
 mod gramian;
 mod jacobian;
+mod per_group;
 pub mod solvers;
+pub mod weighting;
 
 #[cfg(test)]
 mod golden;
@@ -21,3 +23,4 @@ pub use aggregator::{Aggregated, Aggregator, GramianAggregator, Method, Report};
 pub use error::{Error, Result};
 pub use gramian::Gramian;
 pub use jacobian::{Jacobian, RepresentationOnly};
+pub use per_group::PerGroup;

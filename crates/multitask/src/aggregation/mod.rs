@@ -18,6 +18,11 @@ mod pcgrad;
 mod random;
 mod sum;
 mod trimmed_mean;
+mod crmogm;
+mod moco;
+mod modo;
+mod samples;
+mod sdmgrad;
 mod upgrad;
 
 pub use aligned_mtl::{AlignedMtl, AlignedScale};
@@ -37,6 +42,10 @@ pub use pcgrad::PcGrad;
 pub use random::RandomWeights;
 pub use sum::Sum;
 pub use trimmed_mean::TrimmedMean;
+pub use crmogm::CrMogm;
+pub use moco::MoCo;
+pub use modo::MoDo;
+pub use sdmgrad::SdmGrad;
 pub use upgrad::UpGrad;
 
 use crate::{Gramian, Result};

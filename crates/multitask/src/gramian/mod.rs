@@ -187,6 +187,13 @@ impl Gramian {
         (rows, part)
     }
 
+    /// The rows of these tasks only; the others count as dropped.
+    pub fn only(&self, tasks: &[usize]) -> Self {
+        let rows: Vec<usize> = (0..self.size()).filter(|i| tasks.contains(&self.tasks[*i])).collect();
+        let kept = rows.iter().map(|i| self.tasks[*i]).collect();
+        Self { products: self.products.part(&rows), exponent: self.exponent, tasks: kept, total: self.total }
+    }
+
     /// The sum with the Gramian of other leaves of the same gradients: how a Gramian is built part by part, with never
     /// more than one part of the Jacobian in memory. A row that is not finite in one part is dropped from the whole.
     ///

@@ -101,7 +101,10 @@ fn plane_minimum(g: &Matrix, rows: &[usize]) -> Option<Vec<f64>> {
 /// The nearest point of the simplex, by sorting (W. Wang and M. Á. Carreira-Perpiñán, "Projection onto the probability
 /// simplex", 2013, arXiv:1309.1541, algorithm 1).
 pub fn project(y: &[f64]) -> Vec<f64> {
-    let mut sorted = y.to_vec();
+    // Adding to all changes nothing; with the largest at 0 what matters keeps its digits.
+    let largest = y.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
+    let y: Vec<f64> = y.iter().map(|y| y - largest).collect();
+    let mut sorted = y.clone();
     sorted.sort_by(|a, b| b.total_cmp(a));
     let mut sum = 0.0;
     let mut shift = 0.0;
@@ -160,6 +163,7 @@ mod tests {
         });
         assert_eq!(project(&[0.25, 0.75]), [0.25, 0.75]);
         assert_eq!(project(&[5.0, -1.0, 0.0]), [1.0, 0.0, 0.0]);
+        assert_eq!(project(&[-1e30, -1e30, -2e30]), [0.5, 0.5, 0.0]);
     }
 
     #[test]
