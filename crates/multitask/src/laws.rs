@@ -374,7 +374,11 @@ fn isolates_rows_that_are_not_finite<A: Aggregator>(make: impl Fn() -> A) {
         if aggregator.name() != "random" {
             let clean = run(&mut make(), &trees(&rows)).unwrap();
             // Iterations carry the rounding of one over the number of tasks on.
-            assert_close(&clean.gradient, &out.gradient, 1e-13 * size(&trees(&rows)).max(clean.gradient.norm().value()));
+            assert_close(
+                &clean.gradient,
+                &out.gradient,
+                1e-13 * size(&trees(&rows)).max(clean.gradient.norm().value()),
+            );
         }
         let all = trees(&vec![broken[0].clone(); 2]);
         let nothing = make().aggregate(&all).unwrap();

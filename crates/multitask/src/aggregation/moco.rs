@@ -6,7 +6,7 @@ use core_tensor::transform::State;
 use super::samples::Carried;
 use crate::check::{not_negative, positive, share};
 use crate::solvers::project;
-use crate::{Aggregated, Aggregator, Error, Gramian, Jacobian, Method, Report, Result};
+use crate::{Aggregated, Aggregator, Gramian, Jacobian, Method, Report, Result};
 
 /// Moving averages of the gradients, and weights that make one step towards [`Mgda`](crate::Mgda)'s of these averages.
 ///
@@ -23,7 +23,7 @@ use crate::{Aggregated, Aggregator, Error, Gramian, Jacobian, Method, Report, Re
 ///
 /// Averages start at the first gradient. A gradient that is not finite is left out of its average, and its task out of the
 /// step. The paper's decreasing `β_t`, `γ_t` are set with [`set_rates`](Self::set_rates). Memory: `m` gradients. Cost: a pass over rows
-/// and averages, two Gramians (one for the report), one weighted sum. State: averages and `λ`. Errors: [`Error::Tasks`] if the
+/// and averages, two Gramians (one for the report), one weighted sum. State: averages and `λ`. Errors: [`Error::Tasks`](crate::Error::Tasks) if the
 /// number of tasks changes. The report's weights are those of the averages.
 ///
 /// H. Fernando et al., "Mitigating gradient bias in multi-objective learning: a provably convergent approach", ICLR 2023, algorithm 1
@@ -65,7 +65,7 @@ impl MoCo {
     /// Regularisation towards equal weights.
     ///
     /// # Errors
-    /// [`Error::Parameter`] unless `0 <= rho < ∞`.
+    /// [`Error::Parameter`](crate::Error::Parameter) unless `0 <= rho < ∞`.
     pub fn rho(self, rho: f64) -> Result<Self> {
         Ok(Self { rho: not_negative("rho", rho)?, ..self })
     }
@@ -73,7 +73,7 @@ impl MoCo {
     /// The rates from now on.
     ///
     /// # Errors
-    /// [`Error::Parameter`] unless `0 < beta <= 1` and `0 < gamma < ∞`; the rates are then as they were.
+    /// [`Error::Parameter`](crate::Error::Parameter) unless `0 < beta <= 1` and `0 < gamma < ∞`; the rates are then as they were.
     pub fn set_rates(&mut self, beta: f64, gamma: f64) -> Result<()> {
         let (beta, gamma) = (positive("beta", share("beta", beta)?)?, positive("gamma", gamma)?);
         (self.beta, self.gamma) = (beta, gamma);
@@ -123,9 +123,8 @@ impl Aggregator for MoCo {
         if !kept.is_empty() {
             let products = Gramian::of(&kept)?;
             let slopes = products.products().times(&weights);
-            let step = |slope: f64, w: f64| {
-                (self.gamma * (products.unscaled(slope, 2) + self.rho * w)).clamp(-1e100, 1e100)
-            };
+            let step =
+                |slope: f64, w: f64| (self.gamma * (products.unscaled(slope, 2) + self.rho * w)).clamp(-1e100, 1e100);
             weights = project(&weights.iter().zip(slopes).map(|(w, slope)| w - step(slope, *w)).collect::<Vec<_>>());
         }
         let lambda = carried.put(&weights);
@@ -142,6 +141,7 @@ impl Aggregator for MoCo {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
     use burn::tensor::{Device, Tensor};
 
     #[test]

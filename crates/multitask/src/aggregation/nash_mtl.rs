@@ -5,7 +5,7 @@ use core_tensor::transform::State;
 use crate::aggregator::no_weights;
 use crate::check::{at_least, positive};
 use crate::solvers::power_equations;
-use crate::{Error, Gramian, GramianAggregator, Method, Result};
+use crate::{Gramian, GramianAggregator, Method, Result};
 
 /// The direction that maximises the product of the tasks' progress: the Nash bargaining solution.
 ///
@@ -24,7 +24,7 @@ use crate::{Error, Gramian, GramianAggregator, Method, Result};
 /// [`ImtlG`](crate::ImtlG) and [`ConFig`](crate::ConFig).
 ///
 /// Cost: the Gramian, about ten Newton steps of `m³/3` operations, one weighted sum. State: the step and, between updates, the weights. Errors:
-/// [`Error::NoWeights`] where the gradients are Pareto stationary (to `10⁻⁶`): there is nothing left to bargain over.
+/// [`Error::NoWeights`](crate::Error::NoWeights) where the gradients are Pareto stationary (to `10⁻⁶`): there is nothing left to bargain over.
 ///
 /// A. Navon et al., "Multi-task learning as a bargaining game", ICML 2022, arXiv:2202.01017, claim 3.1.
 ///
@@ -60,7 +60,7 @@ impl NashMtl {
     /// Shorten the result to a norm.
     ///
     /// # Errors
-    /// [`Error::Parameter`] unless `0 < max_norm < ∞`.
+    /// [`Error::Parameter`](crate::Error::Parameter) unless `0 < max_norm < ∞`.
     pub fn max_norm(self, max_norm: f64) -> Result<Self> {
         Ok(Self { max_norm: Some(positive("max_norm", max_norm)?), ..self })
     }
@@ -68,7 +68,7 @@ impl NashMtl {
     /// Keep weights for so many steps.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for 0.
+    /// [`Error::Parameter`](crate::Error::Parameter) for 0.
     pub fn update_every(self, steps: usize) -> Result<Self> {
         Ok(Self { update_every: at_least("update_every", steps, 1, "1 <= update_every")?, ..self })
     }
@@ -138,11 +138,13 @@ impl GramianAggregator for NashMtl {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
     use crate::solvers::Matrix;
 
     #[test]
     fn weights_are_kept_between_updates() {
-        let gramian = |a: f64| Gramian::from_products(&Matrix::symmetric(2, |i, j| if i == j { a } else { 0.0 })).unwrap();
+        let gramian =
+            |a: f64| Gramian::from_products(&Matrix::symmetric(2, |i, j| if i == j { a } else { 0.0 })).unwrap();
         let mut nash = NashMtl::new().update_every(2).unwrap();
         let first = nash.weights(&gramian(4.0)).unwrap();
         assert!((first[0] - 0.5).abs() < 1e-14);

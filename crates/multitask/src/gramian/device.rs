@@ -15,7 +15,8 @@ pub fn gramian(rows: &[Tree]) -> Gramian {
     let largest = read(&rows.iter().map(Tree::norm_inf).collect::<Vec<_>>());
     let kept: Vec<bool> = largest.iter().map(|x| x.is_finite()).collect();
     // Beyond 2^±120 lies the end of f32.
-    let exponents = largest.iter().map(|x| if *x > 0.0 && x.is_finite() { exponent_of(*x).clamp(-120, 120) } else { 0 });
+    let exponents =
+        largest.iter().map(|x| if *x > 0.0 && x.is_finite() { exponent_of(*x).clamp(-120, 120) } else { 0 });
     let exponents: Vec<i32> = exponents.collect();
     let mut sum: Option<Tensor<2>> = None;
     for leaf in 0..rows[0].len() {

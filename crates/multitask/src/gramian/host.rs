@@ -18,6 +18,10 @@ const LANES: usize = 8;
 /// Rows of a tile of pairs.
 const TILE: usize = 2;
 
+/// A function of blocks: the rows' numbers one row after the other, zeros to write over, and the position of the first number
+/// among all elements of the tree.
+type OfBlocks<'a> = dyn Fn(&[f64], &mut [f64], u64) + Sync + 'a;
+
 /// All inner products; `None` unless every leaf is on the host. Each row is read once.
 pub fn products(rows: &[&Tree]) -> Option<Matrix> {
     let m = rows.len();
@@ -51,10 +55,8 @@ pub fn combine(rows: &[(&Tree, f64)]) -> Option<Result<Tree>> {
     })
 }
 
-/// A tree whose elements are a function of the rows' elements at the same place, in blocks. `f(block, out, first)` gets the rows'
-/// numbers one row after the other, `out` of zeros, and the position of the first number among all elements of the tree.
-/// `None` unless every leaf is on the host.
-pub fn blend(rows: &[&Tree], f: &(dyn Fn(&[f64], &mut [f64], u64) + Sync)) -> Option<Result<Tree>> {
+/// A tree whose elements are a function of the rows' elements at the same place. `None` unless every leaf is on the host.
+pub fn blend(rows: &[&Tree], f: &OfBlocks<'_>) -> Option<Result<Tree>> {
     let mut leaves: Vec<(LeafName, DispatchTensor)> = Vec::new();
     let mut first = 0;
     for (leaf, name) in rows[0].names().iter().enumerate() {
@@ -178,7 +180,7 @@ fn blend_leaf<E: Copy + Default + Send>(
     slices: &[Slice<'_>],
     n: usize,
     first: u64,
-    f: &(dyn Fn(&[f64], &mut [f64], u64) + Sync),
+    f: &OfBlocks<'_>,
     narrow: impl Fn(f64) -> E + Sync,
 ) -> Vec<E> {
     let length = (BLOCK / slices.len()).max(LANES);

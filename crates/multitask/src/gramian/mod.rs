@@ -363,7 +363,8 @@ mod tests {
     fn parts_add_up() {
         let device = Device::flex();
         let rows = [row(&[1.0, 2.0, 3.0], &device), row(&[-1.0, 5.0, 1e-3], &device)];
-        let parts = [[row(&[1.0], &device), row(&[-1.0], &device)], [row(&[2.0, 3.0], &device), row(&[5.0, 1e-3], &device)]];
+        let parts =
+            [[row(&[1.0], &device), row(&[-1.0], &device)], [row(&[2.0, 3.0], &device), row(&[5.0, 1e-3], &device)]];
         let [a, b] = parts.map(|part| Gramian::of(&part).unwrap());
         let (sum, whole) = (a.add(&b).unwrap(), Gramian::of(&rows).unwrap());
         assert_eq!(sum.exponent(), whole.exponent());

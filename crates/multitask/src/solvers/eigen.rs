@@ -62,7 +62,7 @@ pub fn eigen(a: &Matrix) -> Eigen {
 }
 
 impl Eigen {
-    /// How many eigenvalues are above [`RANK`] times the largest.
+    /// How many eigenvalues are above `10⁻¹²` of the largest.
     pub fn rank(&self) -> usize {
         let bound = self.values.first().map_or(0.0, |largest| largest * RANK);
         self.values.iter().filter(|value| **value > bound.max(0.0)).count()
@@ -109,7 +109,8 @@ mod tests {
                 for j in 0..m {
                     let product = dot(&eigen.vectors[i], &eigen.vectors[j]);
                     assert!((product - f64::from(u8::from(i == j))).abs() < 1e-13);
-                    let rebuilt: f64 = (0..m).map(|k| eigen.values[k] * eigen.vectors[k][i] * eigen.vectors[k][j]).sum();
+                    let rebuilt: f64 =
+                        (0..m).map(|k| eigen.values[k] * eigen.vectors[k][i] * eigen.vectors[k][j]).sum();
                     assert!((rebuilt - g[(i, j)]).abs() <= 1e-13 * largest);
                 }
             }

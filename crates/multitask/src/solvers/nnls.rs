@@ -51,7 +51,8 @@ pub fn nnls(a: &Matrix, h: &[f64], noise: &[f64]) -> Result<Vec<f64>, Stuck> {
             let right: Vec<f64> = rows.iter().map(|i| h[*i]).collect();
             let target = a.part(&rows).solve_positive(&right, PIVOT);
             // The row that entered has to grow; if it does not, it is there by rounding only.
-            let grows = |target: &Vec<f64>| rows.iter().zip(target).all(|(i, t)| *i != entering || *t > 0.0 || x[*i] > 0.0);
+            let grows =
+                |target: &Vec<f64>| rows.iter().zip(target).all(|(i, t)| *i != entering || *t > 0.0 || x[*i] > 0.0);
             let Some(target) = target.filter(grows) else {
                 chosen[entering] = false;
                 refused[entering] = true;

@@ -152,9 +152,7 @@ impl LossWeighting for Box<dyn LossWeighting> {
 fn check_tasks(method: &'static str, before: Option<usize>, now: usize) -> Result<()> {
     match before {
         _ if now == 0 => Err(Error::NoTasks),
-        Some(expected) if expected != now => {
-            Err(Error::Tasks { method, what: "the state", expected, actual: now })
-        }
+        Some(expected) if expected != now => Err(Error::Tasks { method, what: "the state", expected, actual: now }),
         _ => Ok(()),
     }
 }
@@ -201,7 +199,9 @@ mod laws {
 
     fn losses() -> impl Strategy<Value = Vec<Vec<f64>>> {
         vec(vec(-6..=6i32, 3), 4).prop_flat_map(|steps| {
-            let step = |exponents: Vec<i32>| exponents.into_iter().map(|e| (1.0..10.0f64).prop_map(move |x| x * 10f64.powi(e)));
+            let step = |exponents: Vec<i32>| {
+                exponents.into_iter().map(|e| (1.0..10.0f64).prop_map(move |x| x * 10f64.powi(e)))
+            };
             steps.into_iter().map(|step_| step(step_).collect::<Vec<_>>()).collect::<Vec<_>>()
         })
     }
