@@ -18,9 +18,9 @@ const LANES: usize = 8;
 /// Rows of a tile of pairs.
 const TILE: usize = 2;
 
-/// A function of blocks: the rows' numbers one row after the other, zeros to write over, and the position of the first number
+/// A function of blocks: the rows' numbers one row after the other (it may change them), zeros to write over, and the position of the first number
 /// among all elements of the tree.
-type OfBlocks<'a> = dyn Fn(&[f64], &mut [f64], u64) + Sync + 'a;
+type OfBlocks<'a> = dyn Fn(&mut [f64], &mut [f64], u64) + Sync + 'a;
 
 /// All inner products; `None` unless every leaf is on the host. Each row is read once.
 pub fn products(rows: &[&Tree]) -> Option<Matrix> {
@@ -48,15 +48,17 @@ pub fn products(rows: &[&Tree]) -> Option<Matrix> {
 pub fn combine(rows: &[(&Tree, f64)]) -> Option<Result<Tree>> {
     let trees: Vec<&Tree> = rows.iter().map(|(row, _)| *row).collect();
     let weights: Vec<f64> = rows.iter().map(|(_, weight)| *weight).collect();
-    blend(&trees, &|block, out, _| {
-        for (row, weight) in block.chunks_exact(out.len()).zip(&weights) {
-            out.iter_mut().zip(row).for_each(|(out, x)| *out += weight * x);
-        }
+    try_blend(&trees, &|block, out, _| {
+        vectorised(|| {
+            for (row, weight) in block.chunks_exact(out.len()).zip(&weights) {
+                out.iter_mut().zip(row).for_each(|(out, x)| *out += weight * x);
+            }
+        });
     })
 }
 
 /// A tree whose elements are a function of the rows' elements at the same place. `None` unless every leaf is on the host.
-pub fn blend(rows: &[&Tree], f: &OfBlocks<'_>) -> Option<Result<Tree>> {
+fn try_blend(rows: &[&Tree], f: &OfBlocks<'_>) -> Option<Result<Tree>> {
     let mut leaves: Vec<(LeafName, DispatchTensor)> = Vec::new();
     let mut first = 0;
     for (leaf, name) in rows[0].names().iter().enumerate() {
@@ -75,34 +77,35 @@ pub fn blend(rows: &[&Tree], f: &OfBlocks<'_>) -> Option<Result<Tree>> {
     Some(Tree::from_leaves(leaves))
 }
 
-/// [`blend`] element by element: `f(column, place)` for the numbers of all rows at one place. Where the rows are on a device they go
-/// through the host.
-pub fn elementwise(rows: &[&Tree], f: &(dyn Fn(&mut [f64], u64) -> f64 + Sync)) -> Result<Tree> {
+/// The same for rows anywhere: what is on a device goes through the host.
+pub fn blend(rows: &[&Tree], f: &OfBlocks<'_>) -> Result<Tree> {
+    if let Some(tree) = try_blend(rows, f) {
+        return tree;
+    }
+    let data: Vec<_> = rows.iter().map(|row| row.to_data()).collect();
+    let mut first = 0;
+    let leaves = rows[0].iter().enumerate().map(|(leaf, (name, like))| {
+        let values: Vec<Vec<f64>> = data.iter().map(|row| row[leaf].1.iter::<f64>().collect()).collect();
+        let slices: Vec<Slice<'_>> = values.iter().map(|x| Slice::F64(x)).collect();
+        let n = values[0].len();
+        let blended = blend_leaf(&slices, n, first, f, |x| x);
+        first += n as u64;
+        let data = TensorData::new(blended, like.shape()).convert_dtype(like.dtype());
+        (name.clone(), Dispatch::float_from_data(data, &like.device()))
+    });
+    Tree::from_leaves(leaves.collect::<Vec<_>>())
+}
+
+/// [`blend`] element by element: `f(column, place)` for the numbers of all rows at one place.
+pub fn elementwise(rows: &[&Tree], f: &(dyn Fn(&[f64], u64) -> f64 + Sync)) -> Result<Tree> {
     let m = rows.len();
-    let columns = |block: &[f64], out: &mut [f64], first: u64| {
+    blend(rows, &|block, out, first| {
         let (n, mut column) = (out.len(), vec![0.0; m]);
         for (k, out) in out.iter_mut().enumerate() {
             (0..m).for_each(|i| column[i] = block[i * n + k]);
-            *out = f(&mut column, first + k as u64);
+            *out = f(&column, first + k as u64);
         }
-    };
-    match blend(rows, &columns) {
-        Some(tree) => tree,
-        None => {
-            let data: Vec<_> = rows.iter().map(|row| row.to_data()).collect();
-            let mut first = 0;
-            let leaves = rows[0].iter().enumerate().map(|(leaf, (name, like))| {
-                let values: Vec<Vec<f64>> = data.iter().map(|row| row[leaf].1.iter::<f64>().collect()).collect();
-                let slices: Vec<Slice<'_>> = values.iter().map(|x| Slice::F64(x)).collect();
-                let n = values[0].len();
-                let blended = blend_leaf(&slices, n, first, &columns, |x| x);
-                first += n as u64;
-                let data = TensorData::new(blended, like.shape()).convert_dtype(like.dtype());
-                (name.clone(), Dispatch::float_from_data(data, &like.device()))
-            });
-            Tree::from_leaves(leaves.collect::<Vec<_>>())
-        }
-    }
+    })
 }
 
 /// Runs `f` with the elements of all tensors; `None` if one is not on the host.
@@ -136,10 +139,10 @@ fn chunk_products(slices: &[Slice<'_>], range: std::ops::Range<usize>) -> Vec<f6
         if n < length {
             block.fill(0.0);
         }
-        for (slice, row) in slices.iter().zip(block.chunks_exact_mut(length)) {
-            widen(slice, start, &mut row[..n]);
-        }
         vectorised(|| {
+            for (slice, row) in slices.iter().zip(block.chunks_exact_mut(length)) {
+                widen(slice, start, &mut row[..n]);
+            }
             for i in (0..rows).step_by(TILE) {
                 for j in (i..rows).step_by(TILE) {
                     let row = |k: usize| &block[k * length..(k + 1) * length];
@@ -189,12 +192,14 @@ fn blend_leaf<E: Copy + Default + Send>(
         let (mut block, mut sums) = (vec![0.0; slices.len() * length], vec![0.0; length]);
         for (k, out) in out.chunks_mut(length).enumerate() {
             let (start, n) = (chunk * CHUNK + k * length, out.len());
-            for (slice, row) in slices.iter().zip(block.chunks_exact_mut(n)) {
-                widen(slice, start, row);
-            }
-            sums.fill(0.0);
-            f(&block[..slices.len() * n], &mut sums[..n], first + start as u64);
-            out.iter_mut().zip(&sums).for_each(|(out, x)| *out = narrow(*x));
+            vectorised(|| {
+                for (slice, row) in slices.iter().zip(block.chunks_exact_mut(n)) {
+                    widen(slice, start, row);
+                }
+                sums.fill(0.0);
+            });
+            f(&mut block[..slices.len() * n], &mut sums[..n], first + start as u64);
+            vectorised(|| out.iter_mut().zip(&sums).for_each(|(out, x)| *out = narrow(*x)));
         }
     };
     match n <= CHUNK {
@@ -205,6 +210,7 @@ fn blend_leaf<E: Copy + Default + Send>(
 }
 
 /// The elements from `start` as `f64`.
+#[inline(always)]
 fn widen(slice: &Slice<'_>, start: usize, out: &mut [f64]) {
     let range = start..start + out.len();
     match slice {

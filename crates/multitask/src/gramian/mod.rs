@@ -3,7 +3,7 @@
 mod device;
 mod host;
 
-pub(crate) use host::elementwise;
+pub(crate) use host::{blend, elementwise};
 
 use core_tensor::{Result as CoreResult, Tree};
 
