@@ -1,6 +1,7 @@
 //! Trimmed mean: element by element, without the extremes.
 
-use core_tensor::{Tree, host};
+use core_tensor::Tree;
+use pulp::{Arch, NullaryFnOnce};
 
 use crate::gramian::blend;
 use crate::{Aggregated, Aggregator, Error, Gramian, Jacobian, Method, Report, Result};
@@ -59,18 +60,33 @@ impl Aggregator for TrimmedMean {
         let gradient = match used.is_empty() {
             true => rows.combine(&vec![0.0; rows.len()])?,
             false => blend(&used, &|block, out, _| {
-                host::vectorised(|| {
-                    sort_columns(block, m);
-                    let n = out.len();
-                    for row in block.chunks_exact(n).take(m - trim).skip(trim) {
-                        out.iter_mut().zip(row).for_each(|(out, x)| *out += x);
-                    }
-                    let factor = 1.0 / (m - 2 * trim) as f64;
-                    out.iter_mut().for_each(|out| *out *= factor);
-                });
+                Arch::new().dispatch(MiddleMeans { block, out, rows: m, trim });
             })?,
         };
         Ok(Aggregated { gradient, report: Report { weights: None, gramian, groups: vec![] } })
+    }
+}
+
+/// The means of the middle of every column of a block of rows.
+struct MiddleMeans<'a> {
+    block: &'a mut [f64],
+    out: &'a mut [f64],
+    rows: usize,
+    trim: usize,
+}
+
+impl NullaryFnOnce for MiddleMeans<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { block, out, rows, trim } = self;
+        sort_columns(block, rows);
+        for row in block.chunks_exact(out.len()).take(rows - trim).skip(trim) {
+            out.iter_mut().zip(row).for_each(|(out, x)| *out += x);
+        }
+        let factor = 1.0 / (rows - 2 * trim) as f64;
+        out.iter_mut().for_each(|out| *out *= factor);
     }
 }
 

@@ -5,17 +5,20 @@ use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
 use burn::tensor::{DType, TensorData, bf16, f16};
 use core_tensor::host::{self, Slice, vectorised};
 use core_tensor::{LeafName, Result, Tree};
+use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
 use crate::solvers::Matrix;
 
 /// Elements of a row that one task handles.
 const CHUNK: usize = 1 << 14;
-/// Numbers of all rows together that are looked at at once: as `f64` they stay in the second-level cache.
-const BLOCK: usize = 1 << 13;
+/// Numbers of all rows together that are looked at at once: as `f64` they stay in the first-level cache.
+const BLOCK: usize = 1 << 11;
+/// At least so many of each row, for every visit of a pair has its costs; many rows then take the second-level cache.
+const VISIT: usize = 128;
 /// Independent sums of a pair of rows.
 const LANES: usize = 8;
-/// Rows of a tile of pairs.
+/// Rows of a tile of pairs, whose sums stay in registers.
 const TILE: usize = 2;
 
 /// A function of blocks: the rows' numbers one row after the other (it may change them), zeros to write over, and the position of the first number
@@ -128,9 +131,9 @@ fn with_slices<'a, R>(
 
 fn chunk_products(slices: &[Slice<'_>], range: std::ops::Range<usize>) -> Vec<f64> {
     let m = slices.len();
-    // A row of zeros makes the last tile whole.
+    // Rows of zeros make the last tile whole.
     let rows = m.next_multiple_of(TILE);
-    let length = (BLOCK / rows).next_multiple_of(LANES).max(LANES);
+    let length = (BLOCK / rows).next_multiple_of(LANES).max(VISIT);
     let mut block = vec![0.0; rows * length];
     let mut sums = vec![0.0; m * m];
     let mut start = range.start;
@@ -139,41 +142,70 @@ fn chunk_products(slices: &[Slice<'_>], range: std::ops::Range<usize>) -> Vec<f6
         if n < length {
             block.fill(0.0);
         }
-        vectorised(|| {
-            for (slice, row) in slices.iter().zip(block.chunks_exact_mut(length)) {
-                widen(slice, start, &mut row[..n]);
-            }
-            for i in (0..rows).step_by(TILE) {
-                for j in (i..rows).step_by(TILE) {
-                    let row = |k: usize| &block[k * length..(k + 1) * length];
-                    let tile = tile_products([row(i), row(i + 1)], [row(j), row(j + 1)]);
-                    for (a, line) in tile.iter().enumerate() {
-                        for (b, product) in line.iter().enumerate() {
-                            if i + a < m && j + b < m {
-                                sums[(i + a) * m + j + b] += product;
-                            }
-                        }
-                    }
-                }
-            }
-        });
+        Arch::new().dispatch(BlockProducts { slices, start, n, block: &mut block, sums: &mut sums });
         start += n;
     }
     sums
 }
 
+/// Adds the products of `n` elements of all rows. Not a closure: those are inlined only if they are short, and what is not inlined is
+/// not compiled for the vector unit.
+struct BlockProducts<'a, 'b> {
+    slices: &'a [Slice<'b>],
+    start: usize,
+    n: usize,
+    block: &'a mut [f64],
+    sums: &'a mut [f64],
+}
+
+impl NullaryFnOnce for BlockProducts<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { slices, start, n, block, sums } = self;
+        let m = slices.len();
+        let rows = m.next_multiple_of(TILE);
+        let length = block.len() / rows;
+        for (slice, row) in slices.iter().zip(block.chunks_exact_mut(length)) {
+            widen(slice, start, &mut row[..n]);
+        }
+        for i in (0..rows).step_by(TILE) {
+            for j in (i..rows).step_by(TILE) {
+                let x = [row(block, i, length), row(block, i + 1, length)];
+                let tile = tile_products(x, [row(block, j, length), row(block, j + 1, length)]);
+                for (a, line) in tile.iter().enumerate() {
+                    for (b, product) in line.iter().enumerate() {
+                        if i + a < m && j + b < m {
+                            sums[(i + a) * m + j + b] += product;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn row(block: &[f64], k: usize, length: usize) -> &[[f64; LANES]] {
+    block[k * length..(k + 1) * length].as_chunks::<LANES>().0
+}
+
 /// The products of each of `x` with each of `y`.
 #[inline(always)]
-fn tile_products(x: [&[f64]; TILE], y: [&[f64]; TILE]) -> [[f64; TILE]; TILE] {
+fn tile_products(x: [&[[f64; LANES]]; TILE], y: [&[[f64; LANES]]; TILE]) -> [[f64; TILE]; TILE] {
     let mut lanes = [[[0.0; LANES]; TILE]; TILE];
-    let chunks = x[0].chunks_exact(LANES).zip(x[1].chunks_exact(LANES));
-    let chunks = chunks.zip(y[0].chunks_exact(LANES).zip(y[1].chunks_exact(LANES)));
-    for ((x0, x1), (y0, y1)) in chunks {
-        for k in 0..LANES {
-            lanes[0][0][k] += x0[k] * y0[k];
-            lanes[0][1][k] += x0[k] * y1[k];
-            lanes[1][0][k] += x1[k] * y0[k];
-            lanes[1][1][k] += x1[k] * y1[k];
+    let length = x[0].len();
+    // One length for all, so that the loop has no bounds to check.
+    let x = [&x[0][..length], &x[1][..length]];
+    let y = [&y[0][..length], &y[1][..length]];
+    for step in 0..length {
+        for a in 0..TILE {
+            for b in 0..TILE {
+                for k in 0..LANES {
+                    lanes[a][b][k] += x[a][step][k] * y[b][step][k];
+                }
+            }
         }
     }
     lanes.map(|line| line.map(|lane| lane.iter().sum()))
@@ -186,7 +218,7 @@ fn blend_leaf<E: Copy + Default + Send>(
     f: &OfBlocks<'_>,
     narrow: impl Fn(f64) -> E + Sync,
 ) -> Vec<E> {
-    let length = (BLOCK / slices.len()).max(LANES);
+    let length = (BLOCK / slices.len()).max(VISIT);
     let mut out = vec![E::default(); n];
     let work = |(chunk, out): (usize, &mut [E])| {
         let (mut block, mut sums) = (vec![0.0; slices.len() * length], vec![0.0; length]);
