@@ -7,16 +7,19 @@ use burn::module::Module;
 use core_tensor::transform::{Outcome, Report, StepError};
 use core_tensor::{Batch, Scalar, Trainer, Tree};
 
+use crate::aggregator::{Aggregator, GramianAggregator};
 use crate::diagnostics::Conflict;
+use crate::gramian::Gramian;
 use crate::model::{ModelError, Result};
+use crate::solvers::Matrix;
 use crate::task_gradients::{GramianBy, HeadGradient, TaskGradients, TaskProgram};
 
 /// Joins the tasks' gradients into one and hands it to a chain and an optimizer.
 ///
 /// ```
 /// use burn::{nn::{LinearConfig, Tanh}, optim::AdamConfig, tensor::{Device, Tensor}};
-/// use core_tensor::{Chain, Tree};
-/// use multitask::{MultiTask, TaskProgram, TaskTrainer};
+/// use core_tensor::Chain;
+/// use multitask::{MultiTask, TaskProgram, TaskTrainer, UpGrad};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let device = Device::flex().autodiff();
 /// let linear = |from, to| LinearConfig::new(from, to).init(&device);
@@ -29,11 +32,8 @@ use crate::task_gradients::{GramianBy, HeadGradient, TaskGradients, TaskProgram}
 /// let program = TaskProgram::record(&net, &batch)?;
 /// let mut train = TaskTrainer::new(Chain::new().before(AdamConfig::new().init()));
 /// for _ in 0..3 {
-///     // Any function from one gradient a task to one gradient: here their mean.
-///     let step = train.step(1e-2, net, &program, &batch, |rows: &[Tree]| {
-///         let sum = rows[1..].iter().try_fold(rows[0].clone(), |sum, row| sum.add(row))?;
-///         Ok::<_, core_tensor::Error>(sum.scale(1.0 / rows.len() as f64))
-///     })?;
+///     // No task is made worse by the step.
+///     let step = train.step_by(1e-2, net, &program, &batch, &mut UpGrad::new())?;
 ///     println!("{:?}, {} conflicts", step.report.losses, step.report.conflict.conflicting_pairs());
 ///     net = step.outcome.into_model();
 /// }
@@ -179,6 +179,50 @@ impl TaskTrainer {
         }
     }
 
+    /// One step by an aggregator of rows: [`step`](Self::step) with `aggregator.aggregate(rows)`, its weights in the report.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn step_by<M: Module, B: Batch + 'static>(
+        &mut self,
+        lr: impl Into<ModuleLearningRate>,
+        model: M,
+        program: &TaskProgram<B>,
+        batch: &B,
+        aggregator: &mut (impl Aggregator + ?Sized),
+    ) -> Result<TaskStep<M>, TaskStepError<M>> {
+        let mut weights = None;
+        let mut step = self.step(lr, model, program, batch, |rows| {
+            let out = aggregator.aggregate(rows)?;
+            weights = out.report.weights;
+            Ok::<_, crate::Error>(out.gradient)
+        })?;
+        step.report.weights = weights;
+        Ok(step)
+    }
+
+    /// One step by an aggregator that needs the Gramian only: [`step_weighted`](Self::step_weighted) with its weights.
+    ///
+    /// A task whose gradient is not finite takes part with weight 0.
+    ///
+    /// # Errors
+    /// As [`step_weighted`](Self::step_weighted).
+    pub fn step_through<M: Module, B: Batch + 'static>(
+        &mut self,
+        lr: impl Into<ModuleLearningRate>,
+        model: M,
+        program: &TaskProgram<B>,
+        batch: &B,
+        by: GramianBy,
+        aggregator: &mut (impl GramianAggregator + ?Sized),
+    ) -> Result<TaskStep<M>, TaskStepError<M>> {
+        self.step_weighted(lr, model, program, batch, by, |losses, products| {
+            let count = losses.len();
+            let gramian = Gramian::from_products(&Matrix::symmetric(count, |i, j| products[i * count + j]))?;
+            aggregator.weights_of(&gramian)
+        })
+    }
+
     fn finish<M: Module>(
         &mut self,
         lr: ModuleLearningRate,
@@ -253,6 +297,28 @@ mod tests {
     fn mean(rows: &[Tree]) -> core_tensor::Result<Tree> {
         let sum = rows[1..].iter().try_fold(rows[0].clone(), |sum, row| sum.add(row))?;
         Ok(sum.scale(1.0 / rows.len() as f64))
+    }
+
+    #[test]
+    fn an_aggregator_gives_the_same_step_from_rows_and_from_products() {
+        use crate::{Mgda, UpGrad};
+        let device = Device::flex();
+        let batch = batch(3, &[true, true, false], &device);
+        let model = net(3, &device).to_device(&device.clone().autodiff()).train();
+        let program = TaskProgram::record(&model, &batch).unwrap();
+        let methods: [fn() -> Box<dyn GramianAggregator>; 2] = [|| Box::new(UpGrad::new()), || Box::new(Mgda::new())];
+        for method in methods {
+            let rows = trainer().step_by(0.1, model.clone(), &program, &batch, &mut method()).unwrap();
+            let weights = rows.report.weights.clone().unwrap();
+            assert!(weights.len() == 2 && weights.iter().all(|w| *w >= 0.0) && weights.iter().sum::<f64>() > 0.5);
+            let rows = Tree::from_module(&rows.outcome.into_model());
+            for by in [GramianBy::Rows, GramianBy::Tangents, GramianBy::Blocks(1)] {
+                let step = trainer().step_through(0.1, model.clone(), &program, &batch, by, &mut method()).unwrap();
+                let found = step.report.weights.clone().unwrap();
+                assert!(found.iter().zip(&weights).all(|(a, b)| (a - b).abs() < 1e-4), "{found:?} {weights:?}");
+                assert_close(&Tree::from_module(&step.outcome.into_model()), &rows, 1e-5);
+            }
+        }
     }
 
     #[test]

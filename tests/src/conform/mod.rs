@@ -4,6 +4,7 @@
 //! `{"shape", "data"}` with row-major numbers, where `"nan"`, `"inf"` and `"-inf"` stand for the numbers JSON
 //! lacks. [`OPERATIONS`] says which operations are known; a crate that brings a new one adds a line there.
 
+pub mod aggregate;
 pub mod clipping;
 pub mod hvp;
 pub mod json;
@@ -24,6 +25,7 @@ pub type Operation = fn(&mut Case<'_>) -> Result<(), Trouble>;
 /// Every operation that this build can run, by the `op` of the file.
 pub const OPERATIONS: &[(&str, Operation)] = &[
     ("adaptive_gradient_clip", clipping::adaptive_gradient_clip),
+    ("aggregate", aggregate::run),
     ("autoclip_trace", clipping::autoclip_trace),
     ("clip_by_global_norm", clipping::clip_by_global_norm),
     ("clip_by_value", clipping::clip_by_value),

@@ -691,7 +691,8 @@ impl<B: Batch> Program<B> {
                 let mut graph = graph.clone();
                 graph.outputs.truncate(1);
                 let graph = simplify::simplify(graph);
-                let (mut graph, tangents) = tangent::tangents(&graph).map_err(|missing| self.no_rule(&graph, missing))?;
+                let (mut graph, tangents) =
+                    tangent::tangents(&graph).map_err(|missing| self.no_rule(&graph, missing))?;
                 plan.tangents = append(&mut graph.outputs, tangents);
                 let mut graph = cast(simplify::simplify(graph));
                 let late = graph.outputs.split_off(1);
