@@ -1,6 +1,8 @@
-//! Many losses, one [Burn](burn) model: gradients of many tasks are aggregated into one step, or losses are weighted before it.
+//! Many losses, one [Burn](burn) model: gradients of many tasks are aggregated into one step, or losses are weighted
+//! before it.
 //!
-//! Instead of one backward pass of the summed losses, take the gradient of every task ([`Tree`](core_tensor::Tree)) and let an
+//! Instead of one backward pass of the summed losses, take the gradient of every task ([`Tree`](core_tensor::Tree))
+//! and let an
 //! [`Aggregator`] decide:
 //!
 //! ```
@@ -45,18 +47,23 @@
 //!
 //! # Two kinds
 //!
-//! A [`GramianAggregator`] needs the inner products of the gradients only ([`Gramian`]): its result is `Jᵀw`, and a source of
-//! gradients ([`Jacobian`]) need not keep the rows. Every one of them is an [`Aggregator`] of rows too. [`GradDrop`], [`TrimmedMean`], [`MoCo`]
+//! A [`GramianAggregator`] needs the inner products of the gradients only ([`Gramian`]): its result is `Jᵀw`, and a
+//! source of
+//! gradients ([`Jacobian`]) need not keep the rows. Every one of them is an [`Aggregator`] of rows too. [`GradDrop`],
+//! [`TrimmedMean`], [`MoCo`]
 //! and [`ExcessMtl`](weighting::ExcessMtl) need the rows.
 //!
 //! # What all keep
 //!
-//! - Weights are computed in `f64` from exact solvers ([`solvers`]), whatever the scale of the gradients. Where a method has no answer the result is
+//! - Weights are computed in `f64` from exact solvers ([`solvers`]), whatever the scale of the gradients. Where a
+//! method has no answer the result is
 //!   [`Error::NoWeights`] with the Gramian's condition, never another method's weights.
-//! - A gradient that is not finite is left out and named in [`Report::dropped`]; the others are aggregated as if it were not there. If
+//! - A gradient that is not finite is left out and named in [`Report::dropped`]; the others are aggregated as if it
+//! were not there. If
 //!   none is left the result is zero.
 //! - States save and resume bit for bit ([`Method::state`]); randomness is seeded per instance.
-//! - Which laws a method keeps (no conflict, linear under scaling, zero where stationary…) is in its documentation, and tested for each.
+//! - Which laws a method keeps (no conflict, linear under scaling, zero where stationary…) is in its documentation,
+//! and tested for each.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

@@ -3,8 +3,8 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use core_tensor::Tree;
 use multitask::{
-    Aggregator, AlignedMtl, AlignedScale, CaGrad, ConFig, Constant, DualProj, FairGrad, ImtlG, Krum, KrumDistance, Mean,
-    Mgda, NashMtl, PcGrad, Sum, TrimmedMean, UpGrad,
+    Aggregator, AlignedMtl, AlignedScale, CaGrad, ConFig, Constant, DualProj, FairGrad, ImtlG, Krum, KrumDistance,
+    Mean, Mgda, NashMtl, PcGrad, Sum, TrimmedMean, UpGrad,
 };
 
 use super::json::Field;
@@ -16,7 +16,8 @@ impl From<multitask::Error> for Trouble {
     }
 }
 
-/// Compares the `direction` that `params.method` makes of `inputs.jacobian`, a row a task. Numbers of the method have TorchJD's names
+/// Compares the `direction` that `params.method` makes of `inputs.jacobian`, a row a task. Numbers of the method have
+/// TorchJD's names
 /// and, where they are not given, its defaults.
 pub fn run(case: &mut Case<'_>) -> Result<(), Trouble> {
     case.inputs.only(&["jacobian"])?;
