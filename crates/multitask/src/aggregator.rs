@@ -24,7 +24,8 @@ pub trait Method: Send {
     }
 }
 
-/// Many gradients into one whose result is a weighted sum, with weights from inner products alone: the Jacobian need not be
+/// Many gradients into one whose result is a weighted sum, with weights from inner products alone: the Jacobian need
+/// not be
 /// kept in memory.
 ///
 /// Every such method is an [`Aggregator`] of rows too.
@@ -68,7 +69,8 @@ pub trait GramianAggregator: Method {
 
 /// Many gradients into one.
 ///
-/// Rows that are not finite are left out and named in the report; if none is left, the result is zero. A single row gives
+/// Rows that are not finite are left out and named in the report; if none is left, the result is zero. A single row
+/// gives
 /// a positive multiple of it.
 ///
 /// ```

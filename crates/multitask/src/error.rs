@@ -42,7 +42,8 @@ pub enum Error {
         /// Finite rows found.
         actual: usize,
     },
-    /// The method's equations have no solution for these gradients, or it was not found. Nothing was substituted for it.
+    /// The method's equations have no solution for these gradients, or it was not found. Nothing was substituted for
+    /// it.
     #[error(
         "{method} has no weights for these {tasks} gradients: {reason} (condition of the Gramian {condition:.1e}, \
          residual {residual:.1e} after {iterations} iterations)"

@@ -46,9 +46,11 @@ impl Jacobian for Vec<Tree> {
 
 /// Weights from the gradients at a shared representation, applied to the gradients of the shared weights.
 ///
-/// The gradient with respect to the features `z` that the body hands its heads is small and cheap; conflicts there stand in
+/// The gradient with respect to the features `z` that the body hands its heads is small and cheap; conflicts there
+/// stand in
 /// for conflicts at the weights (O. Sener and V. Koltun, "Multi-task learning as multi-objective optimization", NeurIPS
-/// 2018, arXiv:1810.04650, MGDA-UB, an upper bound). `features` gives the Gramian, `weights` the weighted sum: for the second, one
+/// 2018, arXiv:1810.04650, MGDA-UB, an upper bound). `features` gives the Gramian, `weights` the weighted sum: for the
+/// second, one
 /// backward pass of `Σ w_i L_i` is enough.
 ///
 /// ```

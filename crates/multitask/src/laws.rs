@@ -1,4 +1,5 @@
-//! What aggregators promise, as properties over matrices sampled by rank, stationarity and scale; a line an aggregator says
+//! What aggregators promise, as properties over matrices sampled by rank, stationarity and scale; a line an aggregator
+//! says
 //! which laws it keeps.
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -11,11 +11,14 @@ use crate::{Aggregated, Aggregator, Error, Gramian, GramianAggregator, Jacobian,
 
 /// Aggregates groups of parameters apart, each with its own weights and its own state.
 ///
-/// Tasks that conflict in one layer may agree in another: GradVac's paper works layer by layer, and heads that belong to one task
+/// Tasks that conflict in one layer may agree in another: GradVac's paper works layer by layer, and heads that belong
+/// to one task
 /// need no bargaining. `group` names the group of a leaf, `make` makes the aggregator of a group when it is first met.
 ///
-/// A row that is not finite in one group is dropped from all. A result that does not conflict in any group does not conflict as a whole.
-/// Cost: that of the aggregators; the Gramians together read each row once. Report: those of the groups by name, and the
+/// A row that is not finite in one group is dropped from all. A result that does not conflict in any group does not
+/// conflict as a whole.
+/// Cost: that of the aggregators; the Gramians together read each row once. Report: those of the groups by name, and
+/// the
 /// Gramian of all leaves. State: those of the groups. Errors: those of the aggregators; the groups before
 /// the failing one have then made their step.
 ///

@@ -16,7 +16,8 @@ impl From<multitask::Error> for Trouble {
     }
 }
 
-/// Compares the `direction` that `params.method` makes of `inputs.jacobian`, a row a task. Numbers of the method have TorchJD's names
+/// Compares the `direction` that `params.method` makes of `inputs.jacobian`, a row a task. Numbers of the method have
+/// TorchJD's names
 /// and, where they are not given, its defaults.
 pub fn run(case: &mut Case<'_>) -> Result<(), Trouble> {
     case.inputs.only(&["jacobian"])?;

@@ -18,7 +18,8 @@ pub enum AlignedScale {
 
 /// The weighted sum of the gradients after their principal components were brought to one length.
 ///
-/// Removes both conflict and dominance: the aligned gradients are orthogonal and equally long (condition number 1). With `G = VΛVᵀ`
+/// Removes both conflict and dominance: the aligned gradients are orthogonal and equally long (condition number 1).
+/// With `G = VΛVᵀ`
 /// and the preference `u`
 ///
 /// $$ w = B u, \qquad B = \sqrt{\sigma}\, V \Lambda^{-1/2} V^\top $$
@@ -28,13 +29,15 @@ pub enum AlignedScale {
 /// | `scale` | `Min` | `Min`, `Median`, `Mean` | `σ`, of the eigenvalues that are not zero |
 /// | `preference` | `1/m` each | `≥ 0`, not all 0 | weights of the aligned gradients |
 ///
-/// Eigenvalues below `10⁻¹²` of the largest count as zero. Guarantees (`laws`): permutation equivariant, independent of scale.
+/// Eigenvalues below `10⁻¹²` of the largest count as zero. Guarantees (`laws`): permutation equivariant, independent
+/// of scale.
 /// A gradient that vanishes makes the step small with `Min`.
 ///
 /// Cost: the Gramian, its eigenvalues (`O(m³)`), one weighted sum. Errors: [`Error::Tasks`](crate::Error::Tasks) for a
 /// preference of another length.
 ///
-/// D. Senushkin, N. Patakin, A. Kuznetsov, A. Konushin, "Independent component alignment for multi-task learning", CVPR 2023,
+/// D. Senushkin, N. Patakin, A. Kuznetsov, A. Konushin, "Independent component alignment for multi-task learning",
+/// CVPR 2023,
 /// arXiv:2305.19000, algorithm 1.
 ///
 /// ```

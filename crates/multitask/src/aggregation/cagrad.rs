@@ -8,7 +8,8 @@ use crate::{Gramian, GramianAggregator, Method, Result};
 
 /// The direction within `c·‖g₀‖` of the mean gradient `g₀` along which the slowest task gets ahead fastest.
 ///
-/// Still descends the mean loss (for `c < 1`), and looks after the worst task on the way: between [`Mean`](crate::Mean) (`c = 0`)
+/// Still descends the mean loss (for `c < 1`), and looks after the worst task on the way: between
+/// [`Mean`](crate::Mean) (`c = 0`)
 /// and [`Mgda`](crate::Mgda) (`c → ∞`). With `g_w = Jᵀw`
 ///
 /// $$ d = g_0 + \frac{c\lVert g_0\rVert}{\lVert g_w\rVert} g_w, \qquad
@@ -20,11 +21,14 @@ use crate::{Gramian, GramianAggregator, Method, Result};
 /// | `c` | none; the paper's 0.4 | `≥ 0` | radius round the mean; from 1 on no task is made worse |
 /// | `norm_eps` | 1e-4 | `≥ 0` | where `‖g_w‖` is below this share of `√tr G` (10⁻⁷ at least), or `tr G` below it, the point counts as Pareto stationary and `d = 0` |
 ///
-/// Solved exactly: for a fixed `s = ‖g_w‖/(c‖g₀‖)` the problem is the point of smallest norm between the `g_i + s·g₀`, and
-/// the right `s` is where a monotone function changes sign. Guarantees (`laws`): `c = 0` is the mean, non-conflicting for
+/// Solved exactly: for a fixed `s = ‖g_w‖/(c‖g₀‖)` the problem is the point of smallest norm between the `g_i + s·g₀`,
+/// and
+/// the right `s` is where a monotone function changes sign. Guarantees (`laws`): `c = 0` is the mean, non-conflicting
+/// for
 /// `c ≥ 1`, permutation equivariant.
 ///
-/// Cost: the Gramian, the eigenvalues of its cosines, about ten quadratic programs of `m` unknowns, one weighted sum. Errors:
+/// Cost: the Gramian, the eigenvalues of its cosines, about ten quadratic programs of `m` unknowns, one weighted sum.
+/// Errors:
 /// [`Error::NoWeights`](crate::Error::NoWeights) if rounding keeps one from being solved.
 ///
 /// B. Liu, X. Liu, X. Jin, P. Stone, Q. Liu, "Conflict-averse gradient descent for multi-task learning", NeurIPS 2021,

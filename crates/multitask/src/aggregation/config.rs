@@ -6,7 +6,8 @@ use crate::{Gramian, GramianAggregator, Method, Result};
 
 /// The conflict-free direction of equal cosines, as long as the gradients' projections on it together.
 ///
-/// Made for losses of very different sizes (physics-informed networks): the direction looks at unit gradients only. With the unit
+/// Made for losses of very different sizes (physics-informed networks): the direction looks at unit gradients only.
+/// With the unit
 /// rows `U` and preferences `u`
 ///
 /// $$ d = \frac{U^{+} u}{\lVert U^{+} u\rVert}, \qquad \text{result} = \Big(\sum_i \langle g_i, d\rangle\Big)\, d $$

@@ -8,7 +8,8 @@ use crate::{Error, Gramian, GramianAggregator, Method, Result};
 /// |---|---|---|---|
 /// | `weights` | none | finite, one a task | the weights |
 ///
-/// Errors: [`Error::Tasks`] for another number of tasks than weights. A task whose gradient is not finite is left out, the
+/// Errors: [`Error::Tasks`] for another number of tasks than weights. A task whose gradient is not finite is left out,
+/// the
 /// others keep their weights.
 ///
 /// ```

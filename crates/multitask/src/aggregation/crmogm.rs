@@ -7,7 +7,8 @@ use crate::{Gramian, GramianAggregator, Method, Result};
 
 /// The moving average of another method's weights.
 ///
-/// Weights computed from one noisy sample are correlated with its noise; averaged ones are less so, which makes stochastic
+/// Weights computed from one noisy sample are correlated with its noise; averaged ones are less so, which makes
+/// stochastic
 /// multi-objective methods converge.
 ///
 /// $$ \lambda_t = \alpha\, \lambda_{t-1} + (1 - \alpha)\, \hat\lambda_t, \qquad d = J^\top \lambda_t $$
@@ -16,7 +17,8 @@ use crate::{Gramian, GramianAggregator, Method, Result};
 /// |---|---|---|---|
 /// | `alpha` | none; 0.9 in the paper's experiments | `[0, 1)` | memory; 0 is the method itself |
 ///
-/// The average starts at the first weights. Tasks whose gradient is not finite keep theirs for later. A direction that does
+/// The average starts at the first weights. Tasks whose gradient is not finite keep theirs for later. A direction that
+/// does
 /// not conflict may do so after averaging. Cost: that of the method. State: its own and `λ`. Errors: its own, and
 /// [`Error::Tasks`](crate::Error::Tasks) if the number of tasks changes.
 ///

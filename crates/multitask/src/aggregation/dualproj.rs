@@ -20,10 +20,12 @@ use crate::{Gramian, GramianAggregator, Method, Result};
 /// | `norm_eps` | 1e-4 | `≥ 0` | below this `tr G` the gradients count as zero, and the result is the sum itself |
 /// | `reg_eps` | 1e-4 | `≥ 0` | makes the projection unique |
 ///
-/// Guarantees (`laws`): non-conflicting, zero where strongly stationary (both with `reg_eps` 0, else up to it), permutation
+/// Guarantees (`laws`): non-conflicting, zero where strongly stationary (both with `reg_eps` 0, else up to it),
+/// permutation
 /// equivariant. Cost and errors: as UPGrad, with one program.
 ///
-/// D. Lopez-Paz and M. Ranzato, "Gradient episodic memory for continual learning", NeurIPS 2017, arXiv:1706.08840, section
+/// D. Lopez-Paz and M. Ranzato, "Gradient episodic memory for continual learning", NeurIPS 2017, arXiv:1706.08840,
+/// section
 /// 3; named by P. Quinton and V. Rey, arXiv:2406.16232.
 ///
 /// ```

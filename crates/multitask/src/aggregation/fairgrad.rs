@@ -16,7 +16,8 @@ use crate::{Gramian, GramianAggregator, Method, Result};
 /// |---|---|---|---|
 /// | `alpha` | none; 1 to 2 in the paper | `> 0` | fairness: 1 proportional, 2 minimal delay, large max-min |
 ///
-/// Newton's method on a convex function to an error of `10⁻¹²`. A row of zeros takes no part. Guarantees (`laws`): `w > 0`,
+/// Newton's method on a convex function to an error of `10⁻¹²`. A row of zeros takes no part. Guarantees (`laws`): `w
+/// > 0`,
 /// the equations hold, permutation equivariant; `α = 1` is [`NashMtl`](crate::NashMtl).
 ///
 /// Cost: the Gramian, some ten Newton steps of `m³/3` operations, one weighted sum. Errors:

@@ -22,8 +22,10 @@ use crate::{Aggregated, Aggregator, Gramian, Jacobian, Method, Report, Result};
 /// | `sharpness` | 1 | `> 0` | `f(P) = ½ + sharpness·(P − ½)` within `[0, 1]`: above 1 the majority's sign wins more often |
 ///
 /// Rows that are not finite are left out before. Elements that are zero in all rows give zero. Guarantees (`laws`):
-/// permutation equivariant for equal leaks, all leaks 1 give the sum. In expectation an element is `P·Σ⁺ + (1 − P)·Σ⁻`. Cost: one pass over
-/// each row, a random number an element, on the host (rows on a GPU are fetched), and the Gramian for the report. State: the random stream.
+/// permutation equivariant for equal leaks, all leaks 1 give the sum. In expectation an element is `P·Σ⁺ + (1 −
+/// P)·Σ⁻`. Cost: one pass over
+/// each row, a random number an element, on the host (rows on a GPU are fetched), and the Gramian for the report.
+/// State: the random stream.
 ///
 /// Z. Chen et al., "Just pick a sign: optimizing deep multitask models with gradient sign dropout", NeurIPS 2020,
 /// arXiv:2010.06808, algorithm 1, lines 10 to 15.

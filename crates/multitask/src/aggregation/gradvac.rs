@@ -8,8 +8,10 @@ use crate::{Error, Gramian, GramianAggregator, Method, Result};
 
 /// The sum of the gradients, each turned until its cosine with the others is at least what it has been lately.
 ///
-/// [`PcGrad`](crate::PcGrad) acts on negative cosines only; this one raises positive ones too, towards a moving average `φ̂_ij`
-/// of the pair. To each `g_i′` the other original gradients are applied in a random order, and where its cosine `φ` with `g_j` is below
+/// [`PcGrad`](crate::PcGrad) acts on negative cosines only; this one raises positive ones too, towards a moving
+/// average `φ̂_ij`
+/// of the pair. To each `g_i′` the other original gradients are applied in a random order, and where its cosine `φ`
+/// with `g_j` is below
 /// `φ̂_ij`
 ///
 /// $$ g_i' \leftarrow g_i' + \frac{\lVert g_i'\rVert\,(\hat\phi\sqrt{1 - \phi^2} - \phi\sqrt{1 - \hat\phi^2})}
@@ -21,11 +23,14 @@ use crate::{Error, Gramian, GramianAggregator, Method, Result};
 /// | `seed` | none | any | the orders, new ones in every step |
 /// | `beta` | 0.5 | `[0, 1]` | weight of the newest cosine in the average; the paper uses 0.01 |
 ///
-/// The averages start at 0, so the first step is PCGrad's up to the order. Pairs with a row that is zero or not finite leave no
-/// trace. To work layer by layer as the paper, put it into [`PerGroup`](crate::PerGroup). Cost: the Gramian, `O(m³)` numbers, one
+/// The averages start at 0, so the first step is PCGrad's up to the order. Pairs with a row that is zero or not finite
+/// leave no
+/// trace. To work layer by layer as the paper, put it into [`PerGroup`](crate::PerGroup). Cost: the Gramian, `O(m³)`
+/// numbers, one
 /// weighted sum. State: the random stream and `m²` averages. Errors: [`Error::Tasks`] if the number of tasks changes.
 ///
-/// Z. Wang, Y. Tsvetkov, O. Firat, Y. Cao, "Gradient vaccine: investigating and improving multi-task optimization in massively multilingual
+/// Z. Wang, Y. Tsvetkov, O. Firat, Y. Cao, "Gradient vaccine: investigating and improving multi-task optimization in
+/// massively multilingual
 /// models", ICLR 2021, arXiv:2010.05874, algorithm 1.
 ///
 /// ```

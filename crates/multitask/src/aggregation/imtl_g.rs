@@ -10,12 +10,15 @@ use crate::{Gramian, GramianAggregator, Method, Result};
 ///
 /// $$ v = G^{+} n, \qquad w = v/\textstyle\sum_i v_i $$
 ///
-/// No parameters. A row of zeros gets the weight 0. Where gradients are dependent the pseudo-inverse gives the shortest solution;
-/// eigenvalues below `10⁻¹²` of the largest count as zero. Guarantees (`laws`): permutation equivariant, independent of scale,
+/// No parameters. A row of zeros gets the weight 0. Where gradients are dependent the pseudo-inverse gives the
+/// shortest solution;
+/// eigenvalues below `10⁻¹²` of the largest count as zero. Guarantees (`laws`): permutation equivariant, independent
+/// of scale,
 /// for two tasks parallel to [`NashMtl`](crate::NashMtl), [`FairGrad`](crate::FairGrad) with `α = 1` and
 /// [`ConFig`](crate::ConFig). It may conflict: weights may be negative.
 ///
-/// Cost: the Gramian, its eigenvalues (`O(m³)`), one weighted sum. Errors: [`Error::NoWeights`](crate::Error::NoWeights)
+/// Cost: the Gramian, its eigenvalues (`O(m³)`), one weighted sum. Errors:
+/// [`Error::NoWeights`](crate::Error::NoWeights)
 /// where the `v_i` sum to zero, as for opposite gradients.
 ///
 /// L. Liu et al., "Towards impartial multi-task learning", ICLR 2021; for dependent rows P. Quinton and V. Rey,
@@ -46,7 +49,8 @@ impl Method for ImtlG {
     }
 }
 
-/// `G⁺n`. Where the rows that are not zero are independent it is `C⁻¹1` over the norms, with the cosines `C`: exact for rows of
+/// `G⁺n`. Where the rows that are not zero are independent it is `C⁻¹1` over the norms, with the cosines `C`: exact
+/// for rows of
 /// very different sizes too.
 fn equal_projections(gramian: &Gramian) -> Vec<f64> {
     let (rows, g) = gramian.without_zeros();

@@ -15,8 +15,10 @@ pub enum KrumDistance {
 
 /// The mean of the gradients that are nearest to their neighbours, so that a few arbitrary ones do no harm.
 ///
-/// For gradients of many workers of which some may be broken or hostile; for tasks that differ it throws away what is different. The score of a row is
-/// the sum of its distances to the `m − byzantine − 2` nearest others; the `selected` rows of lowest score are averaged.
+/// For gradients of many workers of which some may be broken or hostile; for tasks that differ it throws away what is
+/// different. The score of a row is
+/// the sum of its distances to the `m − byzantine − 2` nearest others; the `selected` rows of lowest score are
+/// averaged.
 ///
 /// | parameter | default | range | effect |
 /// |---|---|---|---|
@@ -24,7 +26,8 @@ pub enum KrumDistance {
 /// | `selected` | 1 | `1 … m` | rows averaged (multi-Krum); of equal scores the first |
 /// | `distance` | `Squared` | | power of the distances that are summed |
 ///
-/// Rows that are not finite are left out before; they are the broken ones, but `byzantine` is not lowered for them. Guarantees
+/// Rows that are not finite are left out before; they are the broken ones, but `byzantine` is not lowered for them.
+/// Guarantees
 /// (`laws`): permutation equivariant up to ties. Cost: the Gramian, `O(m² log m)`, one weighted sum. Errors:
 /// [`Error::TooFewRows`].
 ///

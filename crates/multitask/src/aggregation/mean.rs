@@ -4,8 +4,10 @@ use crate::{Gramian, GramianAggregator, Method, Result};
 
 /// The mean of the gradients: the gradient of the mean loss.
 ///
-/// Always compare with this one, tuned: V. Kurin et al., "In defense of the unitary scalarization for deep multi-task learning",
-/// NeurIPS 2022, arXiv:2201.04122, found no method that beats it throughout. Of `m` finite rows each gets the weight `1/m`. Linear
+/// Always compare with this one, tuned: V. Kurin et al., "In defense of the unitary scalarization for deep multi-task
+/// learning",
+/// NeurIPS 2022, arXiv:2201.04122, found no method that beats it throughout. Of `m` finite rows each gets the weight
+/// `1/m`. Linear
 /// under scaling, permutation equivariant (`laws`). No errors.
 ///
 /// ```

@@ -21,12 +21,16 @@ use crate::{Aggregated, Aggregator, Gramian, Jacobian, Method, Report, Result};
 /// | `gamma` | 0.1 | `> 0` | step of the weights, in units of one over a squared norm |
 /// | `rho` | 0 | `≥ 0` | regularisation towards equal weights |
 ///
-/// Averages start at the first gradient. A gradient that is not finite is left out of its average, and its task out of the
-/// step. The paper's decreasing `β_t`, `γ_t` are set with [`set_rates`](Self::set_rates). Memory: `m` gradients. Cost: a pass over rows
-/// and averages, two Gramians (one for the report), one weighted sum. State: averages and `λ`. Errors: [`Error::Tasks`](crate::Error::Tasks) if the
+/// Averages start at the first gradient. A gradient that is not finite is left out of its average, and its task out of
+/// the
+/// step. The paper's decreasing `β_t`, `γ_t` are set with [`set_rates`](Self::set_rates). Memory: `m` gradients. Cost:
+/// a pass over rows
+/// and averages, two Gramians (one for the report), one weighted sum. State: averages and `λ`. Errors:
+/// [`Error::Tasks`](crate::Error::Tasks) if the
 /// number of tasks changes. The report's weights are those of the averages.
 ///
-/// H. Fernando et al., "Mitigating gradient bias in multi-objective learning: a provably convergent approach", ICLR 2023, algorithm 1
+/// H. Fernando et al., "Mitigating gradient bias in multi-objective learning: a provably convergent approach", ICLR
+/// 2023, algorithm 1
 /// (without its correction by a bound on the gradients).
 ///
 /// ```
@@ -73,7 +77,8 @@ impl MoCo {
     /// The rates from now on.
     ///
     /// # Errors
-    /// [`Error::Parameter`](crate::Error::Parameter) unless `0 < beta <= 1` and `0 < gamma < ∞`; the rates are then as they were.
+    /// [`Error::Parameter`](crate::Error::Parameter) unless `0 < beta <= 1` and `0 < gamma < ∞`; the rates are then as
+    /// they were.
     pub fn set_rates(&mut self, beta: f64, gamma: f64) -> Result<()> {
         let (beta, gamma) = (positive("beta", share("beta", beta)?)?, positive("gamma", gamma)?);
         (self.beta, self.gamma) = (beta, gamma);

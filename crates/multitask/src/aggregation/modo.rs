@@ -8,7 +8,8 @@ use crate::check::{not_negative, positive};
 use crate::solvers::project;
 use crate::{Aggregated, Gramian, GramianAggregator, Jacobian, Method, Report, Result};
 
-/// Weights that make one projected gradient step towards [`Mgda`](crate::Mgda)'s in each training step, free of the bias that one
+/// Weights that make one projected gradient step towards [`Mgda`](crate::Mgda)'s in each training step, free of the
+/// bias that one
 /// noisy sample brings.
 ///
 /// $$ \lambda \leftarrow \Pi_\Delta\big(\lambda - \gamma\,(J_1 J_2^\top \lambda + \rho\lambda)\big), \qquad d = J_3^\top \lambda $$
@@ -24,7 +25,8 @@ use crate::{Aggregated, Gramian, GramianAggregator, Jacobian, Method, Report, Re
 /// Cost: the Gramian (of `2m` rows for several samples), one weighted sum. State: `λ`. Errors:
 /// [`Error::Tasks`](crate::Error::Tasks) if the number of tasks changes.
 ///
-/// L. Chen, H. Fernando, Y. Ying, T. Chen, "Three-way trade-off in multi-objective learning: optimization, generalization and
+/// L. Chen, H. Fernando, Y. Ying, T. Chen, "Three-way trade-off in multi-objective learning: optimization,
+/// generalization and
 /// conflict-avoidance", NeurIPS 2023, arXiv:2305.20057, algorithm 2.
 ///
 /// ```
@@ -118,7 +120,8 @@ mod tests {
     use burn::tensor::{Device, Tensor};
     use core_tensor::Random;
 
-    /// Expected gradients (1, 0) and (−1, 1) under noise of deviation 2: one sample used twice sees the noise's variance on the
+    /// Expected gradients (1, 0) and (−1, 1) under noise of deviation 2: one sample used twice sees the noise's
+    /// variance on the
     /// diagonal and is drawn to equal weights; two samples find MGDA's 0.6, 0.4.
     #[test]
     fn two_samples_are_free_of_the_noise() {

@@ -18,13 +18,17 @@ use crate::{Gramian, GramianAggregator, Method, Result};
 /// | `max_norm` | none | `> 0` | `d` is shortened to this norm; the authors' code uses 1 |
 /// | `update_every` | 1 | `≥ 1` | weights are kept for so many steps (their `update_weights_every`) |
 ///
-/// Newton's method on the convex `½αᵀGα − Σ log α`, on unit gradients, to an error of `10⁻¹²`, where the authors' iteration
-/// of linearised programs stops early and falls back silently. A row of zeros takes no part. Guarantees (`laws`): `α > 0`,
+/// Newton's method on the convex `½αᵀGα − Σ log α`, on unit gradients, to an error of `10⁻¹²`, where the authors'
+/// iteration
+/// of linearised programs stops early and falls back silently. A row of zeros takes no part. Guarantees (`laws`): `α >
+/// 0`,
 /// the equations hold, permutation equivariant, independent of the scale of every row, for two tasks parallel to
 /// [`ImtlG`](crate::ImtlG) and [`ConFig`](crate::ConFig).
 ///
-/// Cost: the Gramian, about ten Newton steps of `m³/3` operations, one weighted sum. State: the step and, between updates, the weights. Errors:
-/// [`Error::NoWeights`](crate::Error::NoWeights) where the gradients are Pareto stationary (to `10⁻⁶`): there is nothing left to bargain over.
+/// Cost: the Gramian, about ten Newton steps of `m³/3` operations, one weighted sum. State: the step and, between
+/// updates, the weights. Errors:
+/// [`Error::NoWeights`](crate::Error::NoWeights) where the gradients are Pareto stationary (to `10⁻⁶`): there is
+/// nothing left to bargain over.
 ///
 /// A. Navon et al., "Multi-task learning as a bargaining game", ICML 2022, arXiv:2202.01017, claim 3.1.
 ///

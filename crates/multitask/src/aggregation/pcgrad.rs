@@ -7,7 +7,8 @@ use crate::{Gramian, GramianAggregator, Method, Result};
 
 /// The sum of the gradients, each without the parts that conflict with others.
 ///
-/// Simple and popular; for more than two tasks the result may still conflict with some. From each `g_i` the other original gradients
+/// Simple and popular; for more than two tasks the result may still conflict with some. From each `g_i` the other
+/// original gradients
 /// are taken in a random order, and where `⟨g_i′, g_j⟩ < 0`
 ///
 /// $$ g_i' \leftarrow g_i' - \frac{\langle g_i', g_j\rangle}{\lVert g_j\rVert^2} g_j, \qquad d = \sum_i g_i' $$

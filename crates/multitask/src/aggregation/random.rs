@@ -10,9 +10,11 @@ use crate::{Gramian, GramianAggregator, Method, Result};
 /// A weighted mean with random weights, the softmax of standard normal numbers.
 ///
 /// A baseline that a method with an idea should beat. Draws a number for every task, also those left out, so that a
-/// gradient that is not finite does not change the numbers that follow. Cost: as [`Mean`](crate::Mean). State: the random stream.
+/// gradient that is not finite does not change the numbers that follow. Cost: as [`Mean`](crate::Mean). State: the
+/// random stream.
 ///
-/// B. Lin, F. Ye, Y. Zhang, I. W. Tsang, "Reasonable effectiveness of random weighting: a litmus test for multi-task learning", TMLR
+/// B. Lin, F. Ye, Y. Zhang, I. W. Tsang, "Reasonable effectiveness of random weighting: a litmus test for multi-task
+/// learning", TMLR
 /// 2022, arXiv:2111.10603 (RGW; as weights of losses it is [`Rlw`](crate::weighting::Rlw)).
 ///
 /// ```

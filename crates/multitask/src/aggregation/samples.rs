@@ -5,7 +5,8 @@ use core_tensor::Tree;
 use crate::solvers::dot;
 use crate::{Error, Gramian, Result};
 
-/// `J₁J₂ᵀ` of the tasks that are finite in both samples: an unbiased estimate of the Gramian of the expected gradients, which
+/// `J₁J₂ᵀ` of the tasks that are finite in both samples: an unbiased estimate of the Gramian of the expected
+/// gradients, which
 /// `JJᵀ` of one sample is not.
 pub(crate) struct Cross {
     /// The tasks of the rows.
@@ -54,7 +55,8 @@ impl Cross {
     }
 }
 
-/// Weights on the simplex that are carried from step to step; uniform before the first. Tasks that are not finite in a step keep
+/// Weights on the simplex that are carried from step to step; uniform before the first. Tasks that are not finite in a
+/// step keep
 /// their share for later, the others share the step among them.
 #[derive(Clone, Debug)]
 pub(crate) struct Carried {

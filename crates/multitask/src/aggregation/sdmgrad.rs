@@ -8,12 +8,14 @@ use crate::check::{at_least, decay, not_negative, positive};
 use crate::solvers::{dot, project};
 use crate::{Aggregated, Gramian, GramianAggregator, Jacobian, Method, Report, Result};
 
-/// A mixture of [`Mgda`](crate::Mgda)'s direction and the mean, with weights that follow noisy gradients from step to step.
+/// A mixture of [`Mgda`](crate::Mgda)'s direction and the mean, with weights that follow noisy gradients from step to
+/// step.
 ///
 /// $$ w \leftarrow \Pi_\Delta\Big(w - \eta\, \hat G\,(w + \lambda \tfrac1m \mathbf 1)\Big) \ \text{repeated}, \qquad
 /// d = \frac{J^\top w + \lambda g_0}{1 + \lambda} $$
 ///
-/// with the projection `Π` on the simplex and `Ĝ` the inner products over the square of the mean norm. Between steps `w` is kept.
+/// with the projection `Π` on the simplex and `Ĝ` the inner products over the square of the mean norm. Between steps
+/// `w` is kept.
 ///
 /// | parameter | default | range | effect |
 /// |---|---|---|---|
@@ -22,13 +24,15 @@ use crate::{Aggregated, Gramian, GramianAggregator, Jacobian, Method, Report, Re
 /// | `rate` | 0.5 | `> 0` | `η`; the authors' code has 5, which jumps between corners of the simplex |
 /// | `momentum` | 0.5 | `[0, 1)` | heavy-ball term of `η`'s steps, anew in every training step |
 ///
-/// [`aggregate_samples`](Self::aggregate_samples) takes three independent samples, as the paper: with two the estimate of
+/// [`aggregate_samples`](Self::aggregate_samples) takes three independent samples, as the paper: with two the estimate
+/// of
 /// `G` is unbiased, the third is stepped along. As a [`GramianAggregator`] one sample stands for all three.
 ///
 /// Guarantees (`laws`): independent of scale. Cost: the Gramian (of `2m` rows for three samples), `iterations·m²`, one
 /// weighted sum. State: `w`. Errors: [`Error::Tasks`](crate::Error::Tasks) if the number of tasks changes.
 ///
-/// P. Xiao, H. Ban, K. Ji, "Direction-oriented multi-objective learning: simple and provable stochastic algorithms", NeurIPS
+/// P. Xiao, H. Ban, K. Ji, "Direction-oriented multi-objective learning: simple and provable stochastic algorithms",
+/// NeurIPS
 /// 2023, arXiv:2305.18409, algorithm 1.
 ///
 /// ```

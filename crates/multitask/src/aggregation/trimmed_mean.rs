@@ -8,17 +8,20 @@ use crate::{Aggregated, Aggregator, Error, Gramian, Jacobian, Method, Report, Re
 
 /// The mean of each element over the rows without its `trim` largest and `trim` smallest values.
 ///
-/// For gradients of many workers of which up to `trim` may be broken or hostile. Not a weighted sum, so it needs the rows.
+/// For gradients of many workers of which up to `trim` may be broken or hostile. Not a weighted sum, so it needs the
+/// rows.
 ///
 /// | parameter | default | range | effect |
 /// |---|---|---|---|
 /// | `trim` | none | `≥ 0`, `2·trim < m` | values left out at each end |
 ///
 /// Rows that are not finite are left out before. Guarantees (`laws`): permutation equivariant, `trim = 0` is the mean,
-/// each element lies between those of the rows. Cost: one pass over each row and `O(m log² m)` an element in vector operations, on the host (rows on a
+/// each element lies between those of the rows. Cost: one pass over each row and `O(m log² m)` an element in vector
+/// operations, on the host (rows on a
 /// GPU are fetched), and the Gramian for the report. Errors: [`Error::TooFewRows`].
 ///
-/// D. Yin, Y. Chen, K. Ramchandran, P. Bartlett, "Byzantine-robust distributed learning: towards optimal statistical rates",
+/// D. Yin, Y. Chen, K. Ramchandran, P. Bartlett, "Byzantine-robust distributed learning: towards optimal statistical
+/// rates",
 /// ICML 2018, arXiv:1803.01498, definition 2.
 ///
 /// ```
@@ -90,7 +93,8 @@ impl NullaryFnOnce for MiddleMeans<'_> {
     }
 }
 
-/// Sorts every column of a block of `m` rows, by Batcher's network of merges: whole rows are compared at once, without a branch
+/// Sorts every column of a block of `m` rows, by Batcher's network of merges: whole rows are compared at once, without
+/// a branch
 /// (K. E. Batcher, "Sorting networks and their applications", 1968; D. E. Knuth, TAOCP 3, algorithm 5.2.2M).
 #[inline(always)]
 fn sort_columns(block: &mut [f64], m: usize) {

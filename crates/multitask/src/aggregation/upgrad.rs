@@ -21,8 +21,10 @@ use crate::{Gramian, GramianAggregator, Method, Result};
 /// | `reg_eps` | 1e-4 | `≥ 0` | makes the projection unique; conflicts of relative size `√reg_eps` are tolerated |
 ///
 /// The defaults are TorchJD's. With `norm_eps(0)` the result does not depend on the scale of the gradients, with
-/// `reg_eps(0)` it is exact, also for dependent rows. Guarantees (`laws`): non-conflicting, linear under scaling, zero where the
-/// gradients are strongly stationary (the three with `reg_eps` 0, else up to it), permutation equivariant. For two tasks with
+/// `reg_eps(0)` it is exact, also for dependent rows. Guarantees (`laws`): non-conflicting, linear under scaling, zero
+/// where the
+/// gradients are strongly stationary (the three with `reg_eps` 0, else up to it), permutation equivariant. For two
+/// tasks with
 /// preference 1 it is [`PcGrad`](crate::PcGrad).
 ///
 /// Cost: the Gramian, `m` quadratic programs of `m` unknowns solved exactly, one weighted sum. Errors:

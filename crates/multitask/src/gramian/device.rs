@@ -8,7 +8,8 @@ use core_tensor::{Scalar, Tree};
 use super::{Gramian, exponent_of};
 use crate::solvers::Matrix;
 
-/// The Gramian of rows of one structure. Two host synchronisations: the largest magnitudes, by which the rows are scaled
+/// The Gramian of rows of one structure. Two host synchronisations: the largest magnitudes, by which the rows are
+/// scaled
 /// so that `f32` keeps their squares, and the products.
 pub fn gramian(rows: &[Tree]) -> Gramian {
     let m = rows.len();

@@ -21,7 +21,8 @@ const LANES: usize = 8;
 /// Rows of a tile of pairs, whose sums stay in registers.
 const TILE: usize = 2;
 
-/// A function of blocks: the rows' numbers one row after the other (it may change them), zeros to write over, and the position of the first number
+/// A function of blocks: the rows' numbers one row after the other (it may change them), zeros to write over, and the
+/// position of the first number
 /// among all elements of the tree.
 type OfBlocks<'a> = dyn Fn(&mut [f64], &mut [f64], u64) + Sync + 'a;
 
@@ -60,7 +61,8 @@ pub fn combine(rows: &[(&Tree, f64)]) -> Option<Result<Tree>> {
     })
 }
 
-/// A tree whose elements are a function of the rows' elements at the same place. `None` unless every leaf is on the host.
+/// A tree whose elements are a function of the rows' elements at the same place. `None` unless every leaf is on the
+/// host.
 fn try_blend(rows: &[&Tree], f: &OfBlocks<'_>) -> Option<Result<Tree>> {
     let mut leaves: Vec<(LeafName, DispatchTensor)> = Vec::new();
     let mut first = 0;
@@ -148,7 +150,8 @@ fn chunk_products(slices: &[Slice<'_>], range: std::ops::Range<usize>) -> Vec<f6
     sums
 }
 
-/// Adds the products of `n` elements of all rows. Not a closure: those are inlined only if they are short, and what is not inlined is
+/// Adds the products of `n` elements of all rows. Not a closure: those are inlined only if they are short, and what is
+/// not inlined is
 /// not compiled for the vector unit.
 struct BlockProducts<'a, 'b> {
     slices: &'a [Slice<'b>],

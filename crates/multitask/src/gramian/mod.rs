@@ -16,7 +16,8 @@ use crate::{Error, Result};
 /// The others are divided by one power of two, `2^exponent`, that brings the largest norm between 1 and 2, so that
 /// gradients of `1e200` or `1e-200` lose nothing. `G` itself is `4^exponent` times [`products`](Self::products).
 ///
-/// Cost on the host: one pass over each row, in blocks that all pairs share (`m` reads of memory, not `m²`), in parallel,
+/// Cost on the host: one pass over each row, in blocks that all pairs share (`m` reads of memory, not `m²`), in
+/// parallel,
 /// accumulated in `f64` in an order that does not depend on threads. On a GPU a matrix product a leaf, two host
 /// synchronisations.
 ///

@@ -15,7 +15,8 @@ pub struct Eigen {
     pub vectors: Vec<Vec<f64>>,
 }
 
-/// The eigenvalues of a symmetric matrix by cyclic rotations, small ones to high relative accuracy (C. G. J. Jacobi, 1846;
+/// The eigenvalues of a symmetric matrix by cyclic rotations, small ones to high relative accuracy (C. G. J. Jacobi,
+/// 1846;
 /// G. H. Golub and C. F. Van Loan, "Matrix computations", algorithm 8.5.3).
 pub fn eigen(a: &Matrix) -> Eigen {
     let m = a.size();

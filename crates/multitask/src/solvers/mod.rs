@@ -8,7 +8,8 @@
 //! | `Gx = x^(−p)` | [`power_equations`]: damped Newton | Nash-MTL, FairGrad |
 //! | eigenvalues, `A⁺b` | [`eigen`], [`pseudo_solve`]: Jacobi rotations | IMTL-G, Aligned-MTL, ConFIG, condition numbers |
 //!
-//! Own code, for these problems are tiny, and general solvers stop at tolerances (`10⁻³` to `10⁻⁸`) that show in the weights.
+//! Own code, for these problems are tiny, and general solvers stop at tolerances (`10⁻³` to `10⁻⁸`) that show in the
+//! weights.
 
 mod eigen;
 mod matrix;

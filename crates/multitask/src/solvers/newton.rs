@@ -19,7 +19,8 @@ pub struct Solution {
 const FAR: f64 = 1e6;
 const STEPS: usize = 500;
 
-/// The `x > 0` with `(Gx)_i = x_i^(−p)` for all `i`, for `p > 0` and `G` positive semidefinite with a positive diagonal.
+/// The `x > 0` with `(Gx)_i = x_i^(−p)` for all `i`, for `p > 0` and `G` positive semidefinite with a positive
+/// diagonal.
 ///
 /// It is the minimiser of the convex `½·xᵀGx − Σ ψ(x_i)` with `ψ′(x) = x^(−p)`. Newton's method in relative steps
 /// `δ = Δx/x`, `(XGX + p·X^(1−p))·δ = x^(1−p) − x∘Gx`, damped by backtracking on the objective; its system is always

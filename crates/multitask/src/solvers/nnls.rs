@@ -16,10 +16,13 @@ const PIVOT: f64 = 1e-15;
 
 /// `argmin ½·xᵀAx − hᵀx` over `x ≥ 0`, for `A` positive semidefinite and `h` in its range.
 ///
-/// The active-set method of C. L. Lawson and R. J. Hanson, "Solving least squares problems", 1974, algorithm NNLS, in the
-/// form on normal equations of R. Bro and S. de Jong, "A fast non-negativity-constrained least squares algorithm", 1997:
+/// The active-set method of C. L. Lawson and R. J. Hanson, "Solving least squares problems", 1974, algorithm NNLS, in
+/// the
+/// form on normal equations of R. Bro and S. de Jong, "A fast non-negativity-constrained least squares algorithm",
+/// 1997:
 /// the row whose dual variable is most negative enters, the equations on the rows chosen are solved, and rows that
-/// would turn negative leave. The number of active sets is finite and none comes twice, so the answer is exact up to rounding:
+/// would turn negative leave. The number of active sets is finite and none comes twice, so the answer is exact up to
+/// rounding:
 /// `x ≥ 0`, `Ax − h ≥ 0`, `x·(Ax − h) = 0` (property test `kkt_conditions_hold`). A row that enters
 /// does not depend on those already chosen, which is why `A` may be singular. `noise` bounds the error of each `h_i`:
 /// what is smaller is taken for zero.

@@ -8,9 +8,12 @@ const PIVOT: f64 = 1e-15;
 
 /// The point of smallest norm in the convex hull of the rows, as weights: `argmin wᵀGw` over the simplex, exactly.
 ///
-/// P. Wolfe, "Finding the nearest point in a polytope", 1976: from the shortest row on, the row that lies furthest on the
-/// near side of the current point `d` enters, the point of smallest norm in the plane through the rows chosen is found, and rows whose weight
-/// would turn negative leave. Every set of rows comes at most once, so the answer is exact up to rounding: `⟨g_i, d⟩ ≥ ‖d‖²`
+/// P. Wolfe, "Finding the nearest point in a polytope", 1976: from the shortest row on, the row that lies furthest on
+/// the
+/// near side of the current point `d` enters, the point of smallest norm in the plane through the rows chosen is
+/// found, and rows whose weight
+/// would turn negative leave. Every set of rows comes at most once, so the answer is exact up to rounding: `⟨g_i, d⟩ ≥
+/// ‖d‖²`
 /// for all rows, with equality where `w_i > 0`. Rows of zeros share the weight evenly: the norm is then 0.
 ///
 /// # Errors
@@ -54,7 +57,8 @@ pub fn min_norm_point(g: &Matrix) -> Result<Vec<f64>, Stuck> {
     Err(Stuck { residual: f64::NAN, iterations: 30 * m + 30 })
 }
 
-/// From `w`, best on its own rows, to the best point on these and one more row, or on a part of them. `None` if that row is
+/// From `w`, best on its own rows, to the best point on these and one more row, or on a part of them. `None` if that
+/// row is
 /// in their plane.
 fn descend(g: &Matrix, w: &[f64], entering: usize) -> Option<Vec<f64>> {
     let mut w = w.to_vec();

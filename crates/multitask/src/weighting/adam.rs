@@ -5,7 +5,8 @@ use core_tensor::transform::State;
 use crate::check::{not_negative, positive};
 use crate::{Error, Result};
 
-/// A number a task, moved by Adam with the usual constants (0.9, 0.999, 1e-8) and an L2 penalty. Tasks without a gradient stand
+/// A number a task, moved by Adam with the usual constants (0.9, 0.999, 1e-8) and an L2 penalty. Tasks without a
+/// gradient stand
 /// still, their moments too.
 #[derive(Clone, Debug)]
 pub(crate) struct Learned {

@@ -18,10 +18,13 @@ use crate::{Error, Method, Result};
 /// | `temperature` | none; the paper's 2 | `> 0` | large: equal weights |
 /// | `window` | 1 | `≥ 1` | calls an average is taken over: the steps of an epoch |
 ///
-/// A loss that is not finite is left out of its average; a task without a finite loss in a whole window keeps its average. State: the last two
-/// averages and the running one. Errors: [`Error::Loss`] for a loss of 0 or below, [`Error::Tasks`] if their number changes.
+/// A loss that is not finite is left out of its average; a task without a finite loss in a whole window keeps its
+/// average. State: the last two
+/// averages and the running one. Errors: [`Error::Loss`] for a loss of 0 or below, [`Error::Tasks`] if their number
+/// changes.
 ///
-/// S. Liu, E. Johns, A. J. Davison, "End-to-end multi-task learning with attention", CVPR 2019, arXiv:1803.10704, equation 7.
+/// S. Liu, E. Johns, A. J. Davison, "End-to-end multi-task learning with attention", CVPR 2019, arXiv:1803.10704,
+/// equation 7.
 ///
 /// ```
 /// use multitask::weighting::{Dwa, Losses, LossWeighting};

@@ -19,11 +19,14 @@ use crate::{Aggregated, Aggregator, Error, Gramian, Jacobian, Method, Report, Re
 /// |---|---|---|---|
 /// | `eta` | none; 0.01 in the authors' code | `> 0` | how fast weights follow |
 ///
-/// Weights start at 1; the first step gives the scale `E⁽⁰⁾`. Needs the gradients of all tasks, so it is an [`Aggregator`]. Memory: a tree of
-/// squares a task. Cost: two passes over rows and squares, the Gramian for the report, one weighted sum. State: squares, weights, scales. A gradient that is
+/// Weights start at 1; the first step gives the scale `E⁽⁰⁾`. Needs the gradients of all tasks, so it is an
+/// [`Aggregator`]. Memory: a tree of
+/// squares a task. Cost: two passes over rows and squares, the Gramian for the report, one weighted sum. State:
+/// squares, weights, scales. A gradient that is
 /// not finite leaves no trace. Errors: [`Error::Tasks`] if the number of tasks changes.
 ///
-/// Y. He, S. Zhou, G. Zhang, H. Yun, Y. Xu, B. Zeng, T. Chilimbi, H. Zhao, "Robust multi-task learning with excess risks", ICML 2024,
+/// Y. He, S. Zhou, G. Zhang, H. Yun, Y. Xu, B. Zeng, T. Chilimbi, H. Zhao, "Robust multi-task learning with excess
+/// risks", ICML 2024,
 /// arXiv:2402.02009, algorithm 1.
 ///
 /// ```

@@ -9,11 +9,13 @@ use crate::{Error, Method, Result};
 
 /// Weights learned such that the losses fall at equal relative rates, at the price of one backward pass.
 ///
-/// [`Mgda`](crate::Mgda) on the logarithms of the losses, amortised over the steps: no gradient of a single task is ever computed.
+/// [`Mgda`](crate::Mgda) on the logarithms of the losses, amortised over the steps: no gradient of a single task is
+/// ever computed.
 /// With logits `ξ`, `z = softmax(ξ)` and `D_i = L_i − L_i*`
 ///
 /// $$ w_i = \frac{z_i/D_i}{\sum_j z_j/D_j}, \qquad
-/// \xi \leftarrow \operatorname{Adam}\Big(\xi,\ \big(\tfrac{\partial z}{\partial \xi}\big)^{\!\top} \delta + \gamma \xi\Big), \quad
+/// \xi \leftarrow \operatorname{Adam}\Big(\xi,\ \big(\tfrac{\partial z}{\partial \xi}\big)^{\!\top} \delta + \gamma
+/// \xi\Big), \quad
 /// \delta_i = \log D_i^{\text{before}} - \log D_i^{\text{after}} $$
 ///
 /// | parameter | default | range | effect |
@@ -24,11 +26,13 @@ use crate::{Error, Method, Result};
 /// | `deferred` | no | | where `after` comes from |
 ///
 /// As published it needs the losses of the same batch after the step, one more forward pass: hand them to
-/// [`observe`](LossWeighting::observe) before the next call. With [`deferred`](Self::deferred) the losses of the next batch take their place:
+/// [`observe`](LossWeighting::observe) before the next call. With [`deferred`](Self::deferred) the losses of the next
+/// batch take their place:
 /// no extra pass, more noise. State: `ξ`, Adam's moments, the losses waited upon. Errors:
 /// [`Error::Missing`] where `observe` was left out, [`Error::Loss`] for a loss below its bound.
 ///
-/// B. Liu, Y. Feng, P. Stone, Q. Liu, "FAMO: fast adaptive multitask optimization", NeurIPS 2023, arXiv:2306.03792, algorithm 1.
+/// B. Liu, Y. Feng, P. Stone, Q. Liu, "FAMO: fast adaptive multitask optimization", NeurIPS 2023, arXiv:2306.03792,
+/// algorithm 1.
 ///
 /// ```
 /// use multitask::weighting::{Famo, Losses, LossWeighting};

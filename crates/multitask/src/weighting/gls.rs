@@ -11,7 +11,8 @@ use crate::{Method, Result};
 ///
 /// No parameters, no state. Errors: [`Error::Loss`](crate::Error::Loss) for a loss of 0 or below.
 ///
-/// S. Chennupati, G. Sistu, S. Yogamani, S. A. Rawashdeh, "MultiNet++: multi-stream feature aggregation and geometric loss
+/// S. Chennupati, G. Sistu, S. Yogamani, S. A. Rawashdeh, "MultiNet++: multi-stream feature aggregation and geometric
+/// loss
 /// strategy for multi-task learning", CVPR Workshops 2019, arXiv:1904.08492.
 ///
 /// ```

@@ -21,10 +21,12 @@ use crate::{Error, Method, Result};
 /// | `alpha` | none; the paper's 1.5 | `≥ 0` | how strongly slow tasks are pulled; 0: equal norms |
 /// | `rate` | none; the paper's 0.025 | `> 0` | Adam's step for the weights |
 ///
-/// Weights start at 1 and stay at `10⁻⁸` or above. The weights of a step are those before its update. State: weights, Adam's moments and the first losses.
+/// Weights start at 1 and stay at `10⁻⁸` or above. The weights of a step are those before its update. State: weights,
+/// Adam's moments and the first losses.
 /// Errors: [`Error::Missing`] without [`Losses::with_gradient_norms`], [`Error::Loss`] for a loss of 0 or below.
 ///
-/// Z. Chen, V. Badrinarayanan, C.-Y. Lee, A. Rabinovich, "GradNorm: gradient normalization for adaptive loss balancing in deep
+/// Z. Chen, V. Badrinarayanan, C.-Y. Lee, A. Rabinovich, "GradNorm: gradient normalization for adaptive loss balancing
+/// in deep
 /// multitask networks", ICML 2018, arXiv:1711.02257, algorithm 1.
 ///
 /// ```

@@ -14,7 +14,8 @@ use crate::{Method, Result};
 /// |---|---|---|---|
 /// | `rate` | none; 0.001 to 0.05 | `> 0` | Adam's step for `s` |
 ///
-/// `s` starts at 0 and heads for `−log L_i`. The weights of a step are those before its update. State: `s` and Adam's moments. Combined
+/// `s` starts at 0 and heads for `−log L_i`. The weights of a step are those before its update. State: `s` and Adam's
+/// moments. Combined
 /// with gradients balanced by [`ImtlG`](crate::ImtlG) it is IMTL.
 ///
 /// L. Liu et al., "Towards impartial multi-task learning", ICLR 2021, equation 7 with base e.

@@ -1,6 +1,7 @@
 //! Weights from the losses: one backward pass, whatever the number of tasks.
 //!
-//! A [`LossWeighting`] gives a weight for every loss such that `Σ wᵢ∇Lᵢ` is the gradient to step along; multiply the losses by
+//! A [`LossWeighting`] gives a weight for every loss such that `Σ wᵢ∇Lᵢ` is the gradient to step along; multiply the
+//! losses by
 //! them (as constants), add and go backward once.
 //!
 //! | method | weights | state | needs |
@@ -18,7 +19,8 @@
 //! | [`ExcessMtl`] | excess risk | squares of gradients | gradients (an [`Aggregator`](crate::Aggregator)) |
 //!
 //! Methods that learn numbers of their own update them by themselves, by Adam (D. P. Kingma and J. Ba, 2015,
-//! arXiv:1412.6980) on the host: nothing has to be handed to the model's optimizer. A loss that is not finite gets the weight
+//! arXiv:1412.6980) on the host: nothing has to be handed to the model's optimizer. A loss that is not finite gets the
+//! weight
 //! 0, and what is known of its task stays as it is.
 
 mod adam;
@@ -113,7 +115,8 @@ pub trait LossWeighting: Method {
     /// A weight for every loss of this step, 0 for those that are not finite.
     ///
     /// # Errors
-    /// [`Error::NoTasks`] without losses, [`Error::Tasks`] if their number changes, [`Error::Loss`] for a loss outside the
+    /// [`Error::NoTasks`] without losses, [`Error::Tasks`] if their number changes, [`Error::Loss`] for a loss outside
+    /// the
     /// method's range. The state is then as it was.
     fn weights(&mut self, losses: &Losses<'_>) -> Result<Vec<f64>>;
 

@@ -10,10 +10,12 @@ use crate::{Method, Result};
 
 /// Weights drawn anew in every step, the softmax of standard normal numbers.
 ///
-/// A litmus test: what does not beat it has learnt nothing. State: the random stream; a loss that is not finite does not change
+/// A litmus test: what does not beat it has learnt nothing. State: the random stream; a loss that is not finite does
+/// not change
 /// the numbers that follow.
 ///
-/// B. Lin, F. Ye, Y. Zhang, I. W. Tsang, "Reasonable effectiveness of random weighting: a litmus test for multi-task learning", TMLR
+/// B. Lin, F. Ye, Y. Zhang, I. W. Tsang, "Reasonable effectiveness of random weighting: a litmus test for multi-task
+/// learning", TMLR
 /// 2022, arXiv:2111.10603.
 ///
 /// ```

@@ -20,7 +20,8 @@ use crate::{Error, Method, Result};
 ///
 /// No state. Errors: [`Error::Tasks`] for lists of another length.
 ///
-/// X. Lin, X. Zhang, Z. Yang, F. Liu, Z. Wang, Q. Zhang, "Smooth Tchebycheff scalarization for multi-objective optimization", ICML
+/// X. Lin, X. Zhang, Z. Yang, F. Liu, Z. Wang, Q. Zhang, "Smooth Tchebycheff scalarization for multi-objective
+/// optimization", ICML
 /// 2024, arXiv:2402.19078, equation 5.
 ///
 /// ```

@@ -16,10 +16,13 @@ use crate::{Method, Result};
 /// |---|---|---|---|
 /// | `rate` | none; 0.001 to 0.05 | `> 0` | Adam's step for `s` |
 ///
-/// `s` starts at 0 and heads for `log L_i`, where every weighted loss is ½. The weights of a step are those before its update, as if `s` were
-/// among the model's parameters. State: `s` and Adam's moments. [`UwSo`](super::UwSo) is the closed form without learning.
+/// `s` starts at 0 and heads for `log L_i`, where every weighted loss is ½. The weights of a step are those before its
+/// update, as if `s` were
+/// among the model's parameters. State: `s` and Adam's moments. [`UwSo`](super::UwSo) is the closed form without
+/// learning.
 ///
-/// A. Kendall, Y. Gal, R. Cipolla, "Multi-task learning using uncertainty to weigh losses for scene geometry and semantics",
+/// A. Kendall, Y. Gal, R. Cipolla, "Multi-task learning using uncertainty to weigh losses for scene geometry and
+/// semantics",
 /// CVPR 2018, arXiv:1705.07115, equation 7.
 ///
 /// ```

@@ -5,7 +5,8 @@ use crate::{Method, Result};
 
 /// Weight 1 for every finite loss: their sum.
 ///
-/// The baseline; with tuned constant factors before it, the one that V. Kurin et al., "In defense of the unitary scalarization for
+/// The baseline; with tuned constant factors before it, the one that V. Kurin et al., "In defense of the unitary
+/// scalarization for
 /// deep multi-task learning", NeurIPS 2022, arXiv:2201.04122, could not beat.
 ///
 /// ```

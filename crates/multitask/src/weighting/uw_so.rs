@@ -7,7 +7,8 @@ use crate::{Method, Result};
 
 /// The softmax of the inverse losses.
 ///
-/// [`Uncertainty`](super::Uncertainty)'s weights at their optimum are `1/L_i`; taken directly they overfit less and have no
+/// [`Uncertainty`](super::Uncertainty)'s weights at their optimum are `1/L_i`; taken directly they overfit less and
+/// have no
 /// inertia, and the softmax tames tiny losses.
 ///
 /// $$ w_i = \frac{e^{(1/L_i)/T}}{\sum_j e^{(1/L_j)/T}} $$
@@ -18,7 +19,8 @@ use crate::{Method, Result};
 ///
 /// No state. Errors: [`Error::Loss`](crate::Error::Loss) for a loss of 0 or below.
 ///
-/// L. Kirchdorfer et al., "Analytical uncertainty-based loss weighting in multi-task learning", GCPR 2024, arXiv:2408.07985.
+/// L. Kirchdorfer et al., "Analytical uncertainty-based loss weighting in multi-task learning", GCPR 2024,
+/// arXiv:2408.07985.
 ///
 /// ```
 /// use multitask::weighting::{Losses, LossWeighting, UwSo};
