@@ -29,7 +29,7 @@ pub mod tree;
 
 pub use error::{Error, Result};
 pub use program::{
-    Batch, BatchMapper, Frozen, Gradient, Jvp, Linearized, PerSample, Program, ProgramError, Pullback,
+    Batch, BatchMapper, Frozen, Gradient, Jvp, Linearized, PerSample, Program, ProgramError, Pullback, Variable,
     central_difference,
 };
 pub use random::Random;
