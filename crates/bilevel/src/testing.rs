@@ -130,6 +130,11 @@ impl Quadratic {
 
 /// A network 3-4-1 with tanh, `x` the logarithms of a decay for each leaf and of a weight for each of its nine samples.
 pub(crate) fn network() -> (Problem<Tensor<2>, Tensor<2>>, Tree, Tree, Batches<Tensor<2>, Tensor<2>>) {
+    network_with(Tree::empty())
+}
+
+/// The same with more leaves in `x`, which neither objective reads.
+pub(crate) fn network_with(more: Tree) -> (Problem<Tensor<2>, Tensor<2>>, Tree, Tree, Batches<Tensor<2>, Tensor<2>>) {
     let mut random = Random::new(5);
     let z = Tree::empty()
         .push("w1", normal(&mut random, [3, 4]))
@@ -140,6 +145,7 @@ pub(crate) fn network() -> (Problem<Tensor<2>, Tensor<2>>, Tree, Tree, Batches<T
     let x = Tree::empty()
         .push("decay", tensor([3], vec![-2.0, -1.5, -1.0]))
         .and_then(|x| x.push("weight", normal(&mut random, [9]).mul_scalar(0.3)))
+        .and_then(|x| x.merge(more))
         .unwrap();
     let batches = Batches::new(normal(&mut random, [9, 4]), normal(&mut random, [7, 4]));
     fn errors(z: &Tree, data: &Tensor<2>) -> Tensor<2> {
