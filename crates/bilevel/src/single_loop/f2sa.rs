@@ -15,7 +15,7 @@ use crate::problem::{Batches, Problem};
 /// | parameter | range | effect |
 /// |---|---|---|
 /// | `inner_rate` `ρ` | > 0 | of `z` and `y` |
-/// | `outer_rate` `γ` | > 0 | of `x` at `λ = 1`; divided by `λ` above it, as errors of `y − z` are multiplied by it |
+/// | `outer_rate` `γ` | > 0 | of `x`; need not fall with `λ`, as `λ(y − z)` moves like SOBA's `−v` whatever `λ` is |
 /// | `lambda` | > 0 | `λ` at the start |
 /// | `growth` `δ` | ≥ 0 | a step; the bias is `O(1/λ)` |
 ///
@@ -55,7 +55,7 @@ impl<I: Batch, O: Batch> Loop<I, O> for F2sa {
         let gradient = f.x.axpy(lambda, &g.x.sub(&at_z.x)?)?;
         state.z = state.z.axpy(-self.inner_rate, &at_z.z)?;
         state.keep("y", y.axpy(-self.inner_rate / lambda, &f.z)?.axpy(-self.inner_rate, &g.z)?);
-        state.x = state.x.axpy(-self.outer_rate / lambda.max(1.0), &gradient)?;
+        state.x = state.x.axpy(-self.outer_rate, &gradient)?;
         state.steps += 1;
         Ok(state)
     }

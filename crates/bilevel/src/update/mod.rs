@@ -119,15 +119,16 @@ impl<U: Update> Recorder<U> {
     }
 
     pub fn get(&self, x: &Tree, z: &Tree) -> Result<Arc<RecordedUpdate>> {
-        let mut last = self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some((for_x, for_z, recorded)) = &*last
+        let lock = || self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some((for_x, for_z, recorded)) = &*lock()
             && for_x.same_structure(x).is_ok()
             && for_z.same_structure(z).is_ok()
         {
             return Ok(recorded.clone());
         }
+        // Not under the lock: recording may hand work to other threads, which may ask for this update too.
         let recorded = Arc::new(RecordedUpdate::new(self.update.clone(), x, z)?);
-        *last = Some((x.clone(), z.clone(), recorded.clone()));
+        *lock() = Some((x.clone(), z.clone(), recorded.clone()));
         Ok(recorded)
     }
 }
