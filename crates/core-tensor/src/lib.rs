@@ -31,7 +31,7 @@ pub mod tree;
 pub use error::{Error, Result};
 pub use program::{
     Autocast, AutocastReport, Batch, BatchMapper, Frozen, Gradient, Jvp, Linearized, PerSample, Precision, Program,
-    ProgramError, Pullback, Pushforward, central_difference,
+    ProgramError, Pullback, Pushforward, Variable, central_difference,
 };
 pub use random::Random;
 pub use scalar::Scalar;

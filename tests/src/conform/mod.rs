@@ -11,6 +11,7 @@ pub mod json;
 pub mod leaves;
 pub mod model;
 pub mod precision;
+pub mod quadratic_hypergradient;
 pub mod tolerance;
 
 use std::fmt;
@@ -34,6 +35,7 @@ pub const OPERATIONS: &[(&str, Operation)] = &[
     ("hvp", hvp::run),
     ("loss_scale_trace", precision::loss_scale_trace),
     ("mx_quantize", precision::mx_quantize),
+    ("quadratic_hypergradient", quadratic_hypergradient::run),
     ("quantize", precision::quantize),
     ("zclip_trace", clipping::zclip_trace),
 ];

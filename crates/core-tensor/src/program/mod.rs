@@ -49,6 +49,7 @@ mod samples;
 mod simplify;
 mod stage;
 mod tangent;
+mod variable;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -63,6 +64,7 @@ pub use autocast::{Autocast, AutocastReport, Precision};
 pub use batch::{Batch, BatchMapper, Frozen};
 pub use difference::central_difference;
 pub use error::ProgramError;
+pub use variable::Variable;
 
 use crate::error::{Error, Result};
 use crate::random::Random;
@@ -258,6 +260,70 @@ impl<B: Batch> Program<B> {
         let program = Self::new(body, point, batch, Vec::new())?;
         program.check_second_order(point, batch)?;
         Ok(program)
+    }
+
+    /// Records `function` of two arguments, each a tree or a module.
+    ///
+    /// The point's leaves are those of the first argument, then those of the second, each path behind the argument's name and a
+    /// slash: `x/weight`. One tangent in the second argument alone gives `∂²zz f·v` and the mixed product `∂x∂z f·v` at once.
+    ///
+    /// # Errors
+    /// As [`Program::record_first_order`]; two arguments of one name. Missing tangent rules show when they are first needed,
+    /// unless [`Program::require_second_order`] asks.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::{Device, Tensor}};
+    /// use core_tensor::{Program, Tree};
+    /// # fn main() -> core_tensor::Result<()> {
+    /// let device = Device::default();
+    /// let decay = Tree::empty().push("decay", Tensor::<1>::from_data([0.5], &device))?;
+    /// let model = LinearConfig::new(3, 1).init(&device);
+    /// let input = Tensor::<2>::ones([4, 3], &device);
+    /// let program = Program::record_pair(("x", &decay), ("z", &model), &input, |decay, model, input| {
+    ///     let fit = model.forward(input.clone()).square().mean();
+    ///     fit + decay.get::<1>("decay").unwrap() * model.weight.val().square().sum()
+    /// })?;
+    /// let point = Program::<Tensor<2>>::pair(("x", &decay), ("z", &Tree::from_module(&model)))?;
+    /// let out = program.value_and_grad(&point, &input)?;
+    /// assert_eq!(out.gradient.names()[0].path, "x/decay");
+    /// # Ok(()) }
+    /// ```
+    pub fn record_pair<X: Variable, Z: Variable>(
+        first: (&str, &X),
+        second: (&str, &Z),
+        batch: &B,
+        function: impl Fn(&X, &Z, &B) -> Tensor<1> + Send + Sync + 'static,
+    ) -> Result<Self>
+    where
+        X: Send,
+        Z: Send,
+    {
+        let point = Self::pair((first.0, &first.1.to_tree()), (second.0, &second.1.to_tree()))?;
+        let mut buffers = first.1.buffers();
+        buffers.extend(second.1.buffers());
+        let (x, z) = (first.1.template(), second.1.template());
+        let body: Body<B> = Arc::new(move |tape, batch| {
+            let mut buffer = 0;
+            let (x, z) = (x.trace(tape, &mut buffer), z.trace(tape, &mut buffer));
+            function(&x, &z, &record::record_batch(batch, tape))
+        });
+        Self::new(body, &point, batch, buffers)
+    }
+
+    /// The point of a program recorded by [`Program::record_pair`].
+    ///
+    /// # Errors
+    /// [`Error::DuplicateLeaf`] if both arguments have one name and share a path.
+    pub fn pair(first: (&str, &Tree), second: (&str, &Tree)) -> Result<Tree> {
+        variable::join([first, second])
+    }
+
+    /// Prepares second derivatives, so that a missing rule shows now.
+    ///
+    /// # Errors
+    /// [`ProgramError::NoTangentRule`].
+    pub fn require_second_order(&self, point: &Tree, batch: &B) -> Result<()> {
+        self.check_second_order(point, batch)
     }
 
     /// `f(x)`, shape `[outputs]`.
