@@ -112,9 +112,8 @@ fn central_difference_products_are_near() {
 fn several_batches_are_their_mean() {
     let (problem, x, z, batches) = network();
     let part = |from: usize| {
-        let zero_out =
-            Tensor::cat(vec![batches.inner[0].clone().slice([from..9]), batches.inner[0].clone().slice([0..from])], 0);
-        zero_out
+        let rows = batches.inner[0].clone();
+        Tensor::cat(vec![rows.clone().slice_dim(0, from..9), rows.slice_dim(0, 0..from)], 0)
     };
     let two = Batches { inner: vec![part(0), part(4)], outer: batches.outer.clone() };
     let linear = problem.linearize(&x, &z, &two.inner).unwrap();
@@ -211,4 +210,84 @@ fn gmres_solves_what_is_not_symmetric() {
         assert!(residual < if memory < 3 { b.norm().value() + 1e-12 } else { 1e-9 }, "{memory}: {residual:e}");
         assert!(operator.products <= 301);
     }
+}
+
+/// Two Burn modules: a layer that weighs the inputs, and the layer that is trained. The same as on trees.
+struct Modules;
+
+type Pair = (burn::nn::Linear, burn::nn::Linear);
+
+impl Bilevel for Modules {
+    type Outer = burn::nn::Linear;
+    type Inner = burn::nn::Linear;
+    type InnerBatch = Tensor<2>;
+    type OuterBatch = Tensor<2>;
+
+    fn inner(&self, x: &burn::nn::Linear, z: &burn::nn::Linear, batch: &Tensor<2>) -> Tensor<1> {
+        let fit = (z.forward(x.forward(batch.clone())) - 1.0).square().mean();
+        fit + z.weight.val().square().sum() * 0.1 + z.bias.as_ref().unwrap().val().square().sum() * 0.1
+    }
+
+    fn outer(&self, _: &burn::nn::Linear, z: &burn::nn::Linear, batch: &Tensor<2>) -> Tensor<1> {
+        (z.forward(batch.clone()) + 0.5).square().mean()
+    }
+}
+
+#[test]
+fn modules_are_variables() {
+    use burn::nn::LinearConfig;
+    let device = device();
+    let (x, z): Pair = (LinearConfig::new(3, 3).init(&device), LinearConfig::new(3, 1).init(&device));
+    let mut random = core_tensor::Random::new(4);
+    let batches = Batches::new(random.normal([8, 3], 0.0, 1.0, &device), random.normal([6, 3], 0.0, 1.0, &device));
+    let problem = Problem::record(Modules, &x, &z, &batches).unwrap();
+    let (x, z) = (Tree::from_module(&x), Tree::from_module(&z));
+    assert_eq!(x.names()[0].path, "weight");
+    let forward = |tree: &Tree, input: Tensor<2>| {
+        input.matmul(tree.get::<2>("weight").unwrap()) + tree.get::<1>("bias").unwrap().unsqueeze_dim::<2>(0)
+    };
+    let trees = Problem::from_functions(
+        &x,
+        &z,
+        &batches,
+        move |x: &Tree, z: &Tree, batch: &Tensor<2>| {
+            let fit = (forward(z, forward(x, batch.clone())) - 1.0).square().mean();
+            let squares = z.get::<2>("weight").unwrap().square().sum() + z.get::<1>("bias").unwrap().square().sum();
+            fit + squares * 0.1
+        },
+        move |_: &Tree, z: &Tree, batch: &Tensor<2>| (forward(z, batch.clone()) + 0.5).square().mean(),
+    )
+    .unwrap();
+    let start = NewtonCg::new(20, 1e-5).unwrap().solve(&problem, &x, &z, &batches.inner).unwrap();
+    for method in
+        [&Implicit::new(Dense::default()) as &dyn Method<_, _>, &Unroll::new(update::Adam::new(0.1), 5).unwrap()]
+    {
+        let on_modules = method.hypergradient(&problem, &x, &start, &batches).unwrap().gradient;
+        let on_trees = method.hypergradient(&trees, &x, &start, &batches).unwrap().gradient;
+        assert!(on_trees.norm().value() > 1e-3);
+        assert_close(&on_modules, &on_trees, 1e-4);
+        // It goes back to a Burn optimizer by the module's parameter ids.
+        on_modules.into_params().unwrap();
+    }
+}
+
+/// An operation without a tangent rule is an error at recording; methods that need none take it.
+#[test]
+fn a_missing_rule_has_a_name() {
+    let bend = |x: Tensor<1>, z: Tensor<1>| (Tensor::cat(vec![z.clone(), z], 0).cummax(0).mean() - x).square();
+    let refused = scalar(bend, false).err().unwrap();
+    assert!(
+        matches!(&refused, Error::Core(core_tensor::Error::Program(core_tensor::ProgramError::NoTangentRule { operation, .. }))
+            if operation.contains("CumMax")),
+        "{refused}"
+    );
+    let (x, z, batches) = (leaf("x", &[1.0]), leaf("z", &[1.0]), Batches::new((), ()));
+    let problem = scalar(bend, true).unwrap();
+    assert!(Implicit::new(Dense::default()).hypergradient(&problem, &x, &z, &batches).is_err());
+    // g = (z − x)², f = z²: dΦ/dx = 2x = 2; the penalty's is λ/(1 + λ) of it.
+    let penalty = Penalty::new(1e4, 200, 0.2).unwrap().hypergradient(&problem, &x, &z, &batches).unwrap();
+    assert!((penalty.gradient.sum().value() - 2.0).abs() < 1e-3);
+    let problem = problem.with_products(Products::CentralDifference { scale: 1e-3 });
+    let h = Implicit::new(Dense::default()).hypergradient(&problem, &x, &z, &batches).unwrap();
+    assert!((h.gradient.sum().value() - 2.0).abs() < 1e-6, "{}", h.gradient.sum().value());
 }

@@ -11,9 +11,9 @@ use crate::error::{Error, Result};
 /// `x` is an argument: what a closure captured could not be differentiated and is refused by the recorder.
 pub trait Bilevel: Send + Sync + 'static {
     /// The outer variable as the code sees it: a [`Tree`] or a module.
-    type Outer: Variable + Send;
+    type Outer: Variable;
     /// The inner variable as the code sees it: a [`Tree`] or a module.
-    type Inner: Variable + Send;
+    type Inner: Variable;
     /// What the inner objective is given besides.
     type InnerBatch: Batch;
     /// What the outer objective is given besides.
@@ -146,7 +146,7 @@ impl<I: Batch, O: Batch> Problem<I, O> {
     ///
     /// # Errors
     /// As [`Problem::record`].
-    pub fn from_functions<X: Variable + Send, Z: Variable + Send>(
+    pub fn from_functions<X: Variable, Z: Variable>(
         x: &X,
         z: &Z,
         batches: &Batches<I, O>,
@@ -163,7 +163,7 @@ impl<I: Batch, O: Batch> Problem<I, O> {
     ///
     /// # Errors
     /// As [`Problem::record`], but for missing rules, which show at the first exact product.
-    pub fn from_functions_first_order<X: Variable + Send, Z: Variable + Send>(
+    pub fn from_functions_first_order<X: Variable, Z: Variable>(
         x: &X,
         z: &Z,
         batches: &Batches<I, O>,

@@ -170,7 +170,7 @@ fn truncated_is_neumann() {
 fn checkpoints_change_nothing() {
     let (problem, x, z, batches) = network();
     let rows = batches.inner[0].clone();
-    let turned = Tensor::cat(vec![rows.clone().slice([4..9]), rows.clone().slice([0..4])], 0);
+    let turned = Tensor::cat(vec![rows.clone().slice_dim(0, 4..9), rows.clone().slice_dim(0, 0..4)], 0);
     let batches = Batches { inner: vec![rows, turned], outer: batches.outer };
     for steps in [1usize, 2, 13, 30] {
         let run = |checkpoint| {

@@ -84,11 +84,11 @@ impl<'a> Operator<'a> {
 
 /// The `index`-th unit vector of the space of `like`.
 pub(crate) fn unit(like: &Tree, index: usize) -> Result<Tree> {
-    use burn::tensor::{DType, Device, Tensor, TensorData};
+    use burn::tensor::{DType, Tensor, TensorData};
     let n = like.num_elements();
     let mut values = vec![0.0f64; n];
     values[index] = 1.0;
-    let device = like.device().unwrap_or_else(Device::default);
+    let device = like.device().unwrap_or_default();
     let dtype = like.flatten()?.dtype();
     let dtype = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
     Ok(like.unflatten(Tensor::from_data(TensorData::new(values, [n]), (&device, dtype)))?)
@@ -101,9 +101,9 @@ pub(crate) fn elements(tree: &Tree) -> Vec<f64> {
 
 /// A tree of the structure of `like` with these elements.
 pub(crate) fn from_elements(like: &Tree, values: Vec<f64>) -> Result<Tree> {
-    use burn::tensor::{DType, Device, Tensor, TensorData};
+    use burn::tensor::{DType, Tensor, TensorData};
     let n = values.len();
-    let device = like.device().unwrap_or_else(Device::default);
+    let device = like.device().unwrap_or_default();
     let dtype = if like.flatten()?.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
     Ok(like.unflatten(Tensor::from_data(TensorData::new(values, [n]), (&device, dtype)))?)
 }

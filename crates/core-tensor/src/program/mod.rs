@@ -293,11 +293,7 @@ impl<B: Batch> Program<B> {
         second: (&str, &Z),
         batch: &B,
         function: impl Fn(&X, &Z, &B) -> Tensor<1> + Send + Sync + 'static,
-    ) -> Result<Self>
-    where
-        X: Send,
-        Z: Send,
-    {
+    ) -> Result<Self> {
         let point = Self::pair((first.0, &first.1.to_tree()), (second.0, &second.1.to_tree()))?;
         let mut buffers = first.1.buffers();
         buffers.extend(second.1.buffers());

@@ -12,7 +12,7 @@ use crate::tree::{LeafName, Tree};
 /// parameters are differentiated.
 ///
 /// Nothing else can implement it.
-pub trait Variable: Trace + Sync + Sized + 'static {
+pub trait Variable: Trace + Send + Sync + Sized + 'static {
     /// The values to differentiate in.
     fn to_tree(&self) -> Tree;
 }
@@ -86,4 +86,82 @@ pub(super) fn join(parts: [(&str, &Tree); 2]) -> Result<Tree> {
             .map(move |(name, leaf)| (LeafName { path: format!("{part}/{}", name.path), id: name.id }, leaf.clone()))
     });
     Tree::from_recorded(leaves)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::{BatchNormConfig, LinearConfig};
+    use burn::tensor::{Device, Tensor};
+
+    use crate::testing::{assert_close, assert_same_bits, host_devices};
+    use crate::{Error, Program, Tree};
+
+    fn leaf(name: &str, values: &[f32], device: &Device) -> Tree {
+        Tree::empty().push(name, Tensor::<1>::from_data(values, device)).unwrap()
+    }
+
+    /// `f = Σ xz²`: along `v` in `z` the Hessian gives `2xv` and the mixed product `2zv`.
+    #[test]
+    fn one_tangent_gives_both_products() {
+        for device in host_devices() {
+            let (x, z) = (leaf("a", &[2.0, -1.0], &device), leaf("a", &[3.0, 0.5], &device));
+            let program = Program::record_pair(("x", &x), ("z", &z), &(), |x: &Tree, z: &Tree, _: &()| {
+                (x.get::<1>("a").unwrap() * z.get::<1>("a").unwrap().square()).sum()
+            });
+            let program = program.unwrap();
+            let pair = |x: &Tree, z: &Tree| Program::<()>::pair(("x", x), ("z", z)).unwrap();
+            program.require_second_order(&pair(&x, &z), &()).unwrap();
+            let direction = pair(&x.zeros_like(), &leaf("a", &[1.0, 10.0], &device));
+            let out = program.jvp(&pair(&x, &z), &(), &direction).unwrap();
+            assert_same_bits(
+                &out.hessian_vector,
+                &pair(&leaf("a", &[6.0, 10.0], &device), &leaf("a", &[4.0, -20.0], &device)),
+            );
+        }
+        let x = leaf("a", &[1.0], &Device::flex());
+        let twice =
+            Program::record_pair(("x", &x), ("x", &x), &(), |x: &Tree, _: &Tree, _: &()| x.get::<1>("a").unwrap());
+        assert!(matches!(twice, Err(Error::DuplicateLeaf { path }) if path == "x/a"));
+    }
+
+    /// Two modules with running state: each keeps its own buffers.
+    #[test]
+    fn modules_keep_their_buffers() {
+        for device in host_devices() {
+            let (linear, norm) = (LinearConfig::new(2, 2).init(&device), BatchNormConfig::new(2).init(&device));
+            let input = Tensor::<2>::from_data([[1.0, 2.0], [3.0, -1.0], [0.5, 0.0]], &device);
+            let program =
+                Program::record_pair(("n", &norm), ("l", &linear), &input, |norm, linear, input: &Tensor<2>| {
+                    norm.forward(linear.forward(input.clone())).powi_scalar(3).mean()
+                });
+            let program = program.unwrap();
+            let modules = (norm.clone(), linear.clone());
+            let both = Program::record(&modules, &input, |(norm, linear), input: &Tensor<2>| {
+                norm.forward(linear.forward(input.clone())).powi_scalar(3).mean()
+            });
+            let whole = both.unwrap().value_and_grad(&Tree::from_module(&modules), &input).unwrap();
+            let point =
+                Program::<Tensor<2>>::pair(("n", &Tree::from_module(&norm)), ("l", &Tree::from_module(&linear)));
+            let parts = program.value_and_grad(&point.unwrap(), &input).unwrap();
+            assert!(parts.gradient.norm().value() > 0.0);
+            let flat = |tree: &Tree| Tree::empty().push("all", tree.flatten().unwrap()).unwrap();
+            assert_close(&flat(&parts.gradient), &flat(&whole.gradient), 1e-6);
+        }
+    }
+
+    /// Functions on trees do not cut the gradient while they are recorded.
+    #[test]
+    fn functions_on_trees_are_differentiated() {
+        let device = Device::flex();
+        let x = leaf("a", &[2.0, -3.0], &device);
+        let program = Program::record_tree(&x, &(), |x: &Tree, _: &()| {
+            let squares = x.clone().map_flat(|_, x| x.square()).unwrap();
+            let cubes = squares.zip_flat(x, |square, x| square * x).unwrap();
+            let again = Tree::from_leaves(cubes.into_leaves()).unwrap();
+            again.get::<1>("a").unwrap().sum()
+        });
+        let out = program.unwrap().jvp(&x, &(), &x.ones_like()).unwrap();
+        assert_same_bits(&out.gradient, &leaf("a", &[12.0, 27.0], &device));
+        assert_same_bits(&out.hessian_vector, &leaf("a", &[12.0, -18.0], &device));
+    }
 }
