@@ -10,7 +10,7 @@ use crate::update::{Adam, Point, Recorder, Setting, Sgd};
 use crate::{Batches, ConjugateGradient, Implicit, NewtonCg, Problem};
 
 type Data = Tensor<2>;
-type Learn = dyn Fn(&Tree, &[Batches<Data, Data>]) -> Tree;
+type Learn<'a> = dyn Fn(&Tree, &[Batches<Data, Data>]) -> Tree + 'a;
 
 /// `L = ½Σ aᵢ(θᵢ − cᵢ)²` with rows `a` and `c` in the batch.
 fn quadratic(theta: &Tree, data: &Data) -> Tensor<1> {
@@ -183,7 +183,7 @@ fn maml_learns_to_learn_sinusoids() {
         |_: &Tree, z: &Tree, b: &Data| network(z, b),
     )
     .unwrap();
-    let train = |steps: u64, learn: &Learn| {
+    let train = |steps: u64, learn: &Learn<'_>| {
         let recorder = Recorder::new(Adam::new(2e-3));
         let mut at = Point::start(&theta, 2);
         let zero = Point::start(&theta.zeros_like(), 2);
