@@ -1,6 +1,6 @@
 //! Host memory of a tensor as `f32` or `f64`, whatever its dtype.
 
-use burn::backend::{DispatchTensor, DispatchTensorKind, TensorMetadata};
+use burn::backend::{DispatchTensor, TensorMetadata};
 use burn::tensor::{Device, Tensor, TensorData, bf16, f16};
 use core_tensor::host::{self, Slice, SliceMut};
 use rayon::prelude::*;
@@ -113,9 +113,9 @@ pub(crate) fn read<const D: usize, R>(
         };
         return host::read(&leaf, run).ok_or_else(|| Error::device(&device, what));
     }
-    match leaf.kind {
-        DispatchTensorKind::Capture(_) => Err(Error::device(&device, what)),
-        _ => {
+    match host::is_recording(&leaf) {
+        true => Err(Error::device(&device, what)),
+        false => {
             let data = Tensor::<D>::from_dispatch(leaf).into_data();
             Ok(f(&data.iter::<f64>().map(to_odd).collect::<Vec<f32>>()))
         }
