@@ -17,7 +17,7 @@ use clipping::{
 use core_tensor::transform::{Chain, Context, GradientTransform, Masked, Outcome, State, Update};
 use core_tensor::{Program, Scalar, Tree, central_difference};
 use crucible_tests::draw::Draw;
-use mixed_precision::{Format, Mx, NvFp4, Overflow, Quantizer, Rounding, Uniform};
+use mixed_precision::{FixedPoint, Format, Mx, NvFp4, Overflow, Quantizer, Rounding, Uniform};
 
 fn device() -> Device {
     Device::default()
@@ -606,4 +606,31 @@ fn packed_tensors_come_from_and_go_to_the_device() {
         4.0 / 127.0 * 1.01,
     );
     near("NVFP4", NvFp4::new().quantize(&x).unwrap().dequantize(&device()).unwrap(), 1.5);
+}
+
+/// Where there is no kernel a tensor goes to the host and back: the numbers are those of its bytes, and the gradient passes.
+#[test]
+fn quantisers_without_a_kernel_run_everywhere() {
+    let mut draw = Draw::new(34, &device());
+    let x = draw.tensor([4, 40], -8.0, 8.0);
+    let values = |x: Tensor<2>| x.into_data().iter::<f32>().collect::<Vec<_>>();
+    let (mx, nv) = (Mx::new(Format::E2M1FN).unwrap().rounding(Rounding::Stochastic(3)), NvFp4::new());
+    let (uniform, fixed) = (Uniform::affine(6).unwrap(), FixedPoint::new(8, 3).unwrap());
+    let there = |x: Tensor<2>| x.to_device(&device());
+    for (what, got, want) in [
+        ("MXFP4", mx.fake_quantize(x.clone()), mx.quantize(&x).unwrap().dequantize(&device())),
+        ("NVFP4", nv.fake_quantize(x.clone()), nv.quantize(&x).unwrap().dequantize(&device())),
+        ("uniform", uniform.fake_quantize(x.clone()), uniform.quantize(&x).unwrap().dequantize(&device())),
+    ] {
+        let got = got.unwrap();
+        assert_eq!(format!("{:?}", got.device()), format!("{:?}", x.device()), "{what}");
+        assert_eq!(values(there(got)), values(want.unwrap()), "{what}");
+    }
+    // Eighths, up to 127 of them.
+    let got = values(fixed.fake_quantize(x.clone()).unwrap());
+    let want = values(x.clone()).into_iter().map(|x| (x * 8.0).round_ties_even() / 8.0);
+    assert!(got.into_iter().eq(want));
+    let leaf = Tensor::<2>::from_inner(x.clone()).require_grad();
+    let grads = mx.fake_quantize(leaf.clone()).unwrap().sum().backward();
+    assert_eq!(values(leaf.grad(&grads).unwrap()), [1.0; 160]);
 }

@@ -19,7 +19,7 @@ use crate::{memory, straight_through};
 ///
 /// What is beyond the ends becomes the end, infinities too; NaN stays. Words of up to 24 bits are exact in `f32`.
 ///
-/// Cost: one pass over host memory ([`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice) elsewhere). S. Gupta et al.,
+/// Cost: one pass over host memory; elsewhere the tensor is read back and moved there again. S. Gupta et al.,
 /// "Deep learning with limited numerical precision", ICML 2015, arXiv:1502.02551.
 ///
 /// ```
@@ -85,7 +85,7 @@ impl FixedPoint {
     /// `|x|` is at most `2^(word−1−fraction)`, and is zero beyond.
     ///
     /// # Errors
-    /// [`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice) if the tensor is not on a host backend.
+    /// [`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice) if the tensor is being recorded and has no elements yet.
     pub fn fake_quantize<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>> {
         let seed = self.rounding.seed();
         straight_through::apply(x, -self.range().0, |x| {

@@ -27,7 +27,8 @@
 //! | [`measure`] | variance and bias of any Q |
 //!
 //! Quantisation runs over host memory (backends flex and ndarray); [`Quantizer`] on wgpu and CUDA too, bit for bit alike.
-//! What does not run on a tensor's device is an [`Error::UnsupportedDevice`]. Loss scaling works on every device.
+//! Elsewhere, and where a technique has no kernel, tensors are read back, rounded on the host and moved there again. What is being
+//! recorded has no numbers: an [`Error::UnsupportedDevice`]. Loss scaling works on every device.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

@@ -1,8 +1,10 @@
 //! Host memory of a tensor as `f32` or `f64`, whatever its dtype.
 
-use burn::backend::{DispatchTensor, TensorMetadata};
-use burn::tensor::{Device, Tensor, TensorData, bf16, f16};
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::{Dispatch, DispatchTensor, DispatchTensorKind, TensorMetadata};
+use burn::tensor::{DType, Device, Tensor, TensorData, bf16, f16};
 use core_tensor::host::{self, Slice, SliceMut};
+use core_tensor::{LeafName, Tree};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
@@ -122,7 +124,8 @@ pub(crate) fn read<const D: usize, R>(
     }
 }
 
-/// Changes all elements as one slice of `f32`: in place where they are `f32` and no one else holds them.
+/// Changes all elements as one slice of `f32`: in place where they are `f32` and no one else holds them; off the host as
+/// [`through_host`] does.
 pub(crate) fn update<R>(
     tensor: DispatchTensor,
     what: impl ToString,
@@ -142,7 +145,40 @@ pub(crate) fn update<R>(
         SliceMut::F16(x) => copied(x, f),
         SliceMut::BF16(x) => copied(x, f),
     };
-    host::update(tensor, run).map_err(|tensor| Error::device(&Device::new(tensor.device()), what))
+    let done = match host::is_host(&tensor) {
+        true => host::update(tensor, run),
+        false => through_host(tensor, run),
+    };
+    done.map_err(|tensor| Error::device(&Device::new(tensor.device()), what))
+}
+
+/// What a device without a kernel of its own does: the tensor is read back, changed by `f`, and moved there again. Two host
+/// synchronisations and two transfers; the numbers are the host's.
+///
+/// # Errors
+/// The tensor as it was if it is on a tape or in a recording.
+#[expect(clippy::result_large_err, reason = "the tensor is handed back")]
+pub(crate) fn through_host<R>(
+    tensor: DispatchTensor,
+    f: impl FnOnce(SliceMut<'_>) -> R,
+) -> Result<(DispatchTensor, R), DispatchTensor> {
+    if host::is_recording(&tensor) || matches!(tensor.kind, DispatchTensorKind::Autodiff(_)) {
+        return Err(tensor);
+    }
+    let device = tensor.device();
+    let Ok(tree) = Tree::from_leaves([(LeafName::new("x"), tensor.clone())]) else { return Err(tensor) };
+    let Some((_, mut data)) = tree.to_data().pop() else { return Err(tensor) };
+    let result = match data.dtype() {
+        DType::F64 => data.as_mut_slice().ok().map(|x| f(SliceMut::F64(x))),
+        DType::F32 => data.as_mut_slice().ok().map(|x| f(SliceMut::F32(x))),
+        DType::F16 => data.as_mut_slice().ok().map(|x| f(SliceMut::F16(x))),
+        DType::BF16 => data.as_mut_slice().ok().map(|x| f(SliceMut::BF16(x))),
+        _ => None,
+    };
+    match result {
+        Some(result) => Ok((Dispatch::float_from_data(data, &device), result)),
+        None => Err(tensor),
+    }
 }
 
 /// An `f32` tensor of rank `D`.

@@ -52,8 +52,8 @@ pub enum ScaleRule {
 /// Signal to quantisation noise of normal numbers in blocks of 32, in dB (test `mx::tests::the_noise_is_that_of_the_literature`):
 /// `e4m3fn` floor 30.63, ceil and rceil 31.53, even 31.19; `e2m1fn` 18.78, 16.83, 18.75, 19.03.
 ///
-/// Cost: two reads and a write of host memory, in place; elsewhere [`quantize`](Self::quantize) reads the tensor back and
-/// [`fake_quantize`](Self::fake_quantize) is an [`Error::UnsupportedDevice`]. Open Compute Project,
+/// Cost: two reads and a write of host memory, in place; elsewhere the tensor is read back, and by
+/// [`fake_quantize`](Self::fake_quantize) moved there again. Open Compute Project,
 /// "OCP microscaling formats (MX) specification", version 1.0, 2023; B. D. Rouhani et al., arXiv:2310.10537.
 ///
 /// ```
@@ -252,7 +252,7 @@ impl Mx {
     /// Every element rounded, in the tensor's shape and dtype; gradients pass straight through.
     ///
     /// # Errors
-    /// [`Error::UnsupportedDevice`] if the tensor is not on a host backend.
+    /// [`Error::UnsupportedDevice`] if the tensor is being recorded and has no elements yet.
     pub fn fake_quantize<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>> {
         let blocks = Blocks::new(&x.dims(), self.block)?;
         straight_through::apply(x, f64::from(f32::MAX), |x| {

@@ -27,8 +27,8 @@ const BLOCK: usize = 16;
 /// which are not stored. A tensor with a NaN or an infinity becomes NaN. Signal to quantisation noise of normal numbers
 /// 20.43 dB (test `nvfp4::tests::the_noise_is_that_of_the_literature`).
 ///
-/// Cost: three reads and a write of host memory, in place; elsewhere [`quantize`](Self::quantize) reads the tensor back and
-/// [`fake_quantize`](Self::fake_quantize) is an [`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice). NVIDIA, "Pretraining large language models with NVFP4", 2025, arXiv:2509.25149.
+/// Cost: three reads and a write of host memory, in place; elsewhere the tensor is read back, and by
+/// [`fake_quantize`](Self::fake_quantize) moved there again. NVIDIA, "Pretraining large language models with NVFP4", 2025, arXiv:2509.25149.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -108,7 +108,7 @@ impl NvFp4 {
     /// Every element rounded, in the tensor's shape and dtype; gradients pass straight through.
     ///
     /// # Errors
-    /// [`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice) if the tensor is not on a host backend.
+    /// [`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice) if the tensor is being recorded and has no elements yet.
     pub fn fake_quantize<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>> {
         let blocks = Blocks::new(&x.dims(), BLOCK)?;
         straight_through::apply(x, f64::from(f32::MAX), |x| {

@@ -33,7 +33,8 @@ use crate::{bits, straight_through};
 /// Cost: one pass over memory (8 bytes an element in `f32`); on the host on all threads, in place where no one else holds
 /// the buffer; on wgpu and CUDA (features `wgpu`, `cuda`) one kernel into a new buffer, nothing read back, with the host's
 /// numbers bit for bit (test `quantisation_is_bit_for_bit_that_of_the_host` of the workspace's backends). There `f16` and `bf16`
-/// are widened first. On other devices, for `f64` off the host and under Burn's `fusion` [`Error::UnsupportedDevice`].
+/// are widened first. On other devices, for `f64` off the host and under Burn's `fusion` the tensor is read back, rounded on the host and
+/// moved there again (two host synchronisations), with the same numbers.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -100,7 +101,7 @@ impl Quantizer {
     /// neurons for conditional computation", 2013, arXiv:1308.3432, with the clipping of M. Courbariaux et al., "BinaryConnect", 2015.
     ///
     /// # Errors
-    /// [`Error::UnsupportedDevice`] if the tensor is on neither a host backend nor a GPU that the kernel takes.
+    /// [`Error::UnsupportedDevice`] if the tensor is being recorded and has no elements yet.
     pub fn fake_quantize<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>> {
         let limit = f64::from(self.format.max());
         straight_through::apply(x, limit, |x| Ok(Tensor::from_dispatch(self.rounded(x.into_dispatch())?)))
@@ -140,7 +141,10 @@ impl Quantizer {
             Ok(x) => return Ok(x),
             Err(x) => x,
         };
-        Err(Error::device(&Device::new(x.device()), self.format))
+        match memory::through_host(x, |x| with_slice!(SliceMut, x, x => self.round(x))) {
+            Ok((x, ())) => Ok(x),
+            Err(x) => Err(Error::device(&Device::new(x.device()), self.format)),
+        }
     }
 
     fn round<E: Real>(&self, x: &mut [E]) {

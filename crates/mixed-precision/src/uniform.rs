@@ -44,7 +44,7 @@ pub enum Granularity {
 /// arXiv:1712.05877.
 ///
 /// Cost: one pass for the scales, one to round, over host memory; elsewhere [`quantize`](Self::quantize) reads the tensor
-/// back and [`fake_quantize`](Self::fake_quantize) is an [`Error::UnsupportedDevice`].
+/// back, and by [`fake_quantize`](Self::fake_quantize) moved there again.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -229,7 +229,7 @@ impl Uniform {
     /// number is outside the range.
     ///
     /// # Errors
-    /// As [`quantize`](Self::quantize), and [`Error::UnsupportedDevice`] if the tensor is not on a host backend.
+    /// As [`quantize`](Self::quantize).
     pub fn fake_quantize<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>> {
         let groups = self.groups(&x.dims())?;
         let [low, high] = match self.ends() {

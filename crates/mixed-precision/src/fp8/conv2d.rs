@@ -82,7 +82,7 @@ impl Fp8Conv2d {
     /// The output `[batch, channels_out, height, width]` of an input `[batch, channels_in, height, width]`.
     ///
     /// # Errors
-    /// [`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice) if the input is not on a host backend.
+    /// [`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice) if the input is being recorded and has no elements yet.
     ///
     /// # Panics
     /// As [`Conv2d::forward`], if the channels do not fit.

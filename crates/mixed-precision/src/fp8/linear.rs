@@ -19,7 +19,8 @@ use crate::error::Result;
 /// pass; without autodiff (`model.valid()`) scales stay as they are. Clones share them until one is mapped, moved or loaded.
 ///
 /// Cost: three matrix products a step, as `Linear`; beside them delayed scaling takes one pass over each operand, current scaling two,
-/// the others two for each product. No host synchronisation: operands are in host memory.
+/// the others two for each product. No host synchronisation on host backends; elsewhere each
+/// rounding takes its operand to the host and back.
 ///
 /// ```
 /// use burn::nn::LinearConfig;
@@ -65,7 +66,7 @@ impl Fp8Linear {
     /// The output `[…, d_output]` of an input `[…, d_input]`.
     ///
     /// # Errors
-    /// [`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice) if the input is not on a host backend.
+    /// [`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice) if the input is being recorded and has no elements yet.
     ///
     /// # Panics
     /// As [`Linear::forward`], if the last axis is not `d_input`.

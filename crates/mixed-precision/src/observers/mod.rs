@@ -84,7 +84,7 @@ pub trait Observer {
     /// Looks at a tensor.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] if an element is not finite; [`Error::UnsupportedDevice`] if the tensor is not on a host backend.
+    /// [`Error::NotFinite`] if an element is not finite; [`Error::UnsupportedDevice`] if the tensor is being recorded.
     fn observe<const D: usize>(&mut self, x: &Tensor<D>) -> Result<()>;
 
     /// The range of what was seen.
