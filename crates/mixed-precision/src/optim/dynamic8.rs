@@ -152,7 +152,7 @@ mod tests {
             assert!(map.windows(2).all(|w| w[0] < w[1]));
             assert!(map.contains(&0.0) && map[255] == 1.0);
         }
-        // Printed by bitsandbytes for the signed map: both ends, and the neighbours of zero.
+        // By the construction of `create_dynamic_map` in f64: both ends, and the neighbours of zero.
         let signed = dynamic_map(true, 8);
         let close = |a: f32, b: f32| assert!((a - b).abs() <= 2e-7 * b.abs(), "{a} {b}");
         for (code, entry) in [

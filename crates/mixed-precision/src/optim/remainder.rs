@@ -9,7 +9,8 @@
 //! The weight is the nearest `bf16`, ties away from zero: with ties to even, one weight would have 2¹⁶ + 1 remainders. With 8
 //! bits the remainder is the error as a fraction of half the weight's unit in the last place, in steps of 1/127.
 //!
-//! Reference: the split of weights in FlashOptim (Databricks), with `bf16` + `int8`; deviations: 16 bits are exact here.
+//! Reference: J. J. Gonzalez Ortiz, A. Gupta, C. Renard, D. Blalock, "FlashOptim: optimizers for memory efficient training", 2026,
+//! arXiv:2602.23349, the split of master weights into `bf16` and `int8`; deviation: 16 bits are exact here.
 
 use crate::format::{Format, power_of_two};
 
