@@ -81,6 +81,23 @@ pub fn parallel<J: Sync, T: Send>(jobs: &[J], work: impl Fn(&J) -> Result<T> + S
     done.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect()
 }
 
+/// Where computations in `f64` run whatever device the study is on: a host backend, if this build has one.
+#[allow(deprecated)] // ndarray is served as long as Burn ships it.
+pub fn host_device() -> Device {
+    #[cfg(feature = "flex")]
+    {
+        Device::flex()
+    }
+    #[cfg(all(feature = "ndarray", not(feature = "flex")))]
+    {
+        Device::ndarray()
+    }
+    #[cfg(not(any(feature = "ndarray", feature = "flex")))]
+    {
+        Device::default()
+    }
+}
+
 /// A rule of the clipping crate on a vector of numbers, in `f64` where the device has it.
 pub struct OnHost<R> {
     rule: R,

@@ -1,6 +1,6 @@
 //! Averaging: SWALP on linear regression with 8-bit weights.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use core_tensor::transform::Identity;
 use core_tensor::{Random, Tree};
 use mixed_precision::{Compressor, FixedPoint, Rounding, Swalp};
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::report::plot::{Line, Plot, number, significant};
-use crate::study::toolkit::parallel;
+use crate::study::toolkit::{host_device, parallel};
 use crate::study::{Part, Setting};
 use crate::summary::grouped;
 
@@ -56,7 +56,7 @@ impl Problem {
     fn new(random: &Random) -> Self {
         let draw = |label: &str, count: usize, deviation: f64| -> Vec<f64> {
             let mut random = random.fork(label);
-            random.normal::<1>([count], 0.0, deviation, &Device::flex()).into_data().iter::<f64>().collect()
+            random.normal::<1>([count], 0.0, deviation, &host_device()).into_data().iter::<f64>().collect()
         };
         let (inputs, truth, noise) =
             (draw("inputs", EXAMPLES * D, 0.25), draw("truth", D, 0.5), draw("noise", EXAMPLES, 0.1));
@@ -97,7 +97,7 @@ pub fn run(setting: &Setting<'_>) -> Result<Averaging> {
 }
 
 fn descend(name: &str, problem: &Problem, quantizer: Box<dyn Compressor>, mut order: Random) -> Result<Weights> {
-    let device = Device::flex();
+    let device = host_device();
     let tree = |w: &[f64]| {
         Tree::empty().push("w", Tensor::<1>::from_data(TensorData::new(w.to_vec(), [D]), (&device, DType::F64)))
     };

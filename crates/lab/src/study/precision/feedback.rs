@@ -2,13 +2,14 @@
 //!
 //! A. Beznosikov et al., "On biased compression for distributed learning", 2020, arXiv:2002.12410, example 1.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use core_tensor::{Context, GradientTransform, Tree, Update};
 use mixed_precision::{Compress, Ef21, ErrorFeedback, Keep, TopK, Workers};
 use serde::Serialize;
 
 use crate::error::Result;
 use crate::report::plot::{Line, Plot, number, significant};
+use crate::study::toolkit::host_device;
 use crate::study::{Part, Setting};
 use crate::summary::grouped;
 
@@ -47,7 +48,7 @@ pub fn run(setting: &Setting<'_>) -> Result<Feedback> {
 }
 
 fn descend<T: GradientTransform>(name: &str, mut workers: Workers<T>, setting: &Setting<'_>) -> Result<Path> {
-    let device = Device::flex();
+    let device = host_device();
     let mut x = [1.0; 3];
     let size = |x: &[f64; 3]| (x.iter().map(|x| x * x).sum::<f64>() / 3.0).sqrt();
     let mut distances = vec![size(&x)];

@@ -10,10 +10,12 @@ mod stalling;
 mod training;
 mod underflow;
 
+use burn::tensor::FloatDType;
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::report::plot::{fixed, number};
+use crate::study::toolkit::host_device;
 use crate::study::{Chapter, Finding, Setting};
 use crate::summary::Row;
 use stalling::Update;
@@ -48,6 +50,13 @@ struct Results {
 /// # Errors
 /// Those of the computation, and [`Error::Interrupted`](crate::error::Error::Interrupted).
 pub fn run(setting: &Setting<'_>) -> Result<Finding> {
+    if !host_device().supports_dtype(FloatDType::F64) {
+        return Err(Error::MissingData {
+            what: "the study of low precision".into(),
+            looked_for: "flex, ndarray (backends with f64)".into(),
+            remedy: "build with the feature `flex`".into(),
+        });
+    }
     let progress = setting.progress;
     let found = Results {
         bf16_weights: progress.experiment("weights in bf16", || stalling::run(setting))?,

@@ -3,14 +3,14 @@
 //! A constant gradient `g` under rand-k, whose every element has the variance `ω·g²`. Momentum's average has `ω(1 − β)/(1 + β)` of it left; Adam's second
 //! moment is `(1 + ω)·g²`, so that its step is `1/√(1 + ω)` of the one without noise.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use core_tensor::Tree;
 use mixed_precision::{Compressor, Keep, RandK};
 use serde::Serialize;
 
 use crate::error::Result;
 use crate::report::plot::{Line, Plot, number, significant};
-use crate::study::toolkit::parallel;
+use crate::study::toolkit::{host_device, parallel};
 use crate::study::{Part, Setting};
 use crate::summary::grouped;
 
@@ -42,7 +42,7 @@ pub struct Moments {
 }
 
 pub fn run(setting: &Setting<'_>) -> Result<Moments> {
-    let device = Device::flex();
+    let device = host_device();
     let mut random = setting.random.fork("moments");
     let g: Vec<f64> = random.normal::<1>([D], 0.0, 1.0, &device).into_data().iter::<f64>().collect();
     let seed = random.next_u64();

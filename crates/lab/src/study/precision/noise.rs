@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::report::plot::{Line, Plot, fixed, number};
-use crate::study::toolkit::parallel;
+use crate::study::toolkit::{host_device, parallel};
 use crate::study::{Part, Setting};
 
 const ROWS: usize = 2048;
@@ -72,7 +72,7 @@ pub struct Noise {
 
 pub fn run(setting: &Setting<'_>) -> Result<Noise> {
     let mut random = setting.random.fork("noise");
-    let device = burn::tensor::Device::flex();
+    let device = host_device();
     let normal: Tensor<2> = random.normal([ROWS, COLUMNS], 0.0, 1.0, &device);
     let sizes: Tensor<2> = random.normal([ROWS, 1], 0.0, 2.0, &device);
     let uneven = normal.clone() * sizes.exp();

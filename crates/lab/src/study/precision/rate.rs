@@ -1,6 +1,6 @@
 //! The rate: steps to a tolerance under many Q, against 1 + ω.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use core_tensor::transform::Identity;
 use core_tensor::{Random, Tree};
 use mixed_precision::{
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::report::plot::{Line, Plot, number, significant};
-use crate::study::toolkit::{median, parallel};
+use crate::study::toolkit::{host_device, median, parallel};
 use crate::study::{Part, Setting};
 use crate::summary::grouped;
 
@@ -80,7 +80,7 @@ pub fn run(setting: &Setting<'_>) -> Result<Rate> {
 }
 
 fn tree(x: &[f64]) -> Result<Tree> {
-    let device = Device::flex();
+    let device = host_device();
     Ok(Tree::empty()
         .push("x", Tensor::<1>::from_data(TensorData::new(x.to_vec(), [x.len()]), (&device, DType::F64)))?)
 }
@@ -92,7 +92,7 @@ fn curvature(i: usize) -> f64 {
 fn of(name: &str, make: Make, random: &Random) -> Result<Case> {
     let start = |seed: u64| -> Vec<f64> {
         let mut random = random.fork(format!("rate {seed}"));
-        random.normal::<1>([D], 0.0, 1.0, &Device::flex()).into_data().iter::<f64>().collect()
+        random.normal::<1>([D], 0.0, 1.0, &host_device()).into_data().iter::<f64>().collect()
     };
     let gradient = |x: &[f64]| -> Vec<f64> { x.iter().enumerate().map(|(i, x)| curvature(i) * x).collect() };
     let found = measure(&make(0)?, &tree(&gradient(&start(0)))?, DRAWS)?;

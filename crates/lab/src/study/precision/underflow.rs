@@ -1,13 +1,13 @@
 //! Underflow: gradients in f16 of a loss that is too small, and loss scales.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use core_tensor::{Random, Tree};
 use mixed_precision::{Format, LossScale, Overflow, Rounding, Step};
 use serde::Serialize;
 
 use crate::error::Result;
 use crate::report::plot::{Line, Plot, number, significant};
-use crate::study::toolkit::parallel;
+use crate::study::toolkit::{host_device, parallel};
 use crate::study::{Part, Setting};
 
 const EXAMPLES: usize = 512;
@@ -64,7 +64,7 @@ fn half(x: f64) -> f64 {
 /// Logistic regression whose backward pass is f16: the gradient of each score, and the sums of products, which are added in f32.
 fn train(name: &str, mut scale: LossScale, random: Random) -> Result<Scaled> {
     let mut draw = random.fork("data");
-    let device = Device::flex();
+    let device = host_device();
     let mut normal =
         |count: usize| -> Vec<f64> { draw.normal::<1>([count], 0.0, 1.0, &device).into_data().iter::<f64>().collect() };
     let (inputs, truth, noise) = (normal(EXAMPLES * D), normal(D), normal(EXAMPLES));
