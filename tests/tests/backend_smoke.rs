@@ -17,6 +17,7 @@ use clipping::{
 use core_tensor::transform::{Chain, Context, GradientTransform, Masked, Outcome, State, Update};
 use core_tensor::{Program, Scalar, Tree, central_difference};
 use crucible_tests::draw::Draw;
+use mixed_precision::{FixedPoint, Format, Mx, NvFp4, Overflow, Quantizer, Rounding, Uniform};
 
 fn device() -> Device {
     Device::default()
@@ -503,4 +504,133 @@ fn training_resumes_bit_for_bit() {
     let resumed = run(&mut second, half, 3);
     let bits = |model: &Mlp| numbers(&Tree::from_module(model)).into_iter().map(f64::to_bits).collect::<Vec<_>>();
     assert_eq!(bits(&resumed), bits(&straight));
+}
+
+/// Numbers at, beside and between those of a format, past its ends, specials, and any bits at all.
+fn edges(format: Format, draw: &mut Draw) -> Vec<f32> {
+    let mut x =
+        vec![0.0, f32::INFINITY, f32::NAN, f32::MAX, f32::MIN_POSITIVE, f32::from_bits(1), f32::from_bits(0x40_0000)];
+    let codes = 1u32 << format.bits();
+    let values: Vec<f32> =
+        (0..codes).step_by((codes / 256).max(1) as usize).map(|code| format.decode(code as u16)).collect();
+    for pair in values.windows(2).filter(|pair| pair[0].is_finite() && pair[1].is_finite()) {
+        let middle = ((f64::from(pair[0]) + f64::from(pair[1])) / 2.0) as f32;
+        x.extend([pair[0], pair[0].next_up(), middle.next_down(), middle, middle.next_up()]);
+    }
+    x.extend([1.01, 1.04, 1.06, 1.5, 2.5].map(|factor| format.max() * factor));
+    x.extend((0..300).map(|_| f32::from_bits(draw.bits() as u32)));
+    x.iter().flat_map(|x| [*x, -*x]).collect()
+}
+
+#[test]
+fn quantisation_is_bit_for_bit_that_of_the_host() {
+    let mut draw = Draw::new(31, &device());
+    let roundings = [
+        Rounding::NearestEven,
+        Rounding::NearestAway,
+        Rounding::TowardZero,
+        Rounding::TowardPositive,
+        Rounding::TowardNegative,
+        Rounding::Stochastic(0x1234_5678_9abc_def0),
+    ];
+    for &format in Format::ALL {
+        let x = edges(format, &mut draw);
+        for rounding in roundings {
+            for overflow in [Overflow::Ieee, Overflow::Saturate] {
+                let q = Quantizer::new(format).rounding(rounding).overflow(overflow);
+                let tensor = Tensor::<2>::from_data(TensorData::new(x.clone(), [2, x.len() / 2]), &device());
+                let got = q.fake_quantize(tensor).unwrap().into_data();
+                let mut want = x.clone();
+                q.quantize_slice(&mut want);
+                assert_eq!(got.shape().to_vec(), [2, x.len() / 2]);
+                for ((got, want), x) in got.iter::<f32>().zip(want).zip(&x) {
+                    let same = got.to_bits() == want.to_bits();
+                    assert!(same, "{format} {rounding:?} {overflow:?}: {x:e} is {got:e}, on the host {want:e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn quantised_tensors_keep_their_order_and_their_gradient() {
+    let mut draw = Draw::new(32, &device());
+    let q = Quantizer::new(Format::E2M1FN).rounding(Rounding::Stochastic(5)).overflow(Overflow::Saturate);
+    let x = draw.tensor([3, 5], -8.0, 8.0);
+    let turned = x.clone().transpose();
+    let mut want: Vec<f32> = turned.clone().into_data().iter::<f32>().collect();
+    q.quantize_slice(&mut want);
+    let got: Vec<f32> = q.fake_quantize(turned).unwrap().into_data().iter::<f32>().collect();
+    assert_eq!(got, want, "positions are those of the rows as they are seen");
+
+    let tree = Tree::empty().push("a", x.clone()).and_then(|tree| tree.push("b", x.clone())).unwrap();
+    let each = q.fake_quantize_tree(tree).unwrap();
+    for (i, name) in ["a", "b"].into_iter().enumerate() {
+        let alone: Tensor<2> = q.at(i as u64).fake_quantize(x.clone()).unwrap();
+        assert_eq!(each.get::<2>(name).unwrap().into_data(), alone.into_data());
+    }
+
+    let leaf = Tensor::<2>::from_inner(x.clone()).require_grad();
+    let grads = q.fake_quantize(leaf.clone()).unwrap().sum().backward();
+    let got: Vec<f64> = leaf.grad(&grads).unwrap().into_data().iter::<f64>().collect();
+    let want: Vec<f64> = x.into_data().iter::<f64>().map(|x| f64::from(u8::from(x.abs() <= 6.0))).collect();
+    assert_eq!(got, want);
+    assert!(want.contains(&0.0) && want.contains(&1.0));
+    let none = q.fake_quantize(Tensor::<2>::zeros([0, 3], &device())).unwrap();
+    assert_eq!(none.dims(), [0, 3]);
+}
+
+#[test]
+fn packed_tensors_come_from_and_go_to_the_device() {
+    let mut draw = Draw::new(33, &device());
+    let x = draw.tensor([4, 40], -8.0, 8.0);
+    let values = |x: Tensor<2>| x.into_data().iter::<f32>().collect::<Vec<_>>();
+    let q = Quantizer::new(Format::E4M3FN).rounding(Rounding::Stochastic(5));
+    let packed = q.pack(&x).unwrap();
+    assert_eq!(values(packed.unpack(&device()).unwrap()), values(q.fake_quantize(x.clone()).unwrap()));
+    let first = values(x.clone())[0];
+    assert_eq!(
+        u16::from(packed.bytes()[0]),
+        Format::E4M3FN.encode_with_bits(first, mixed_precision::word(5, 0), Overflow::Ieee)
+    );
+
+    let near = |what: &str, y: Tensor<2>, largest: f32| {
+        let errors = values(y).into_iter().zip(values(x.clone())).map(|(y, x)| (y - x).abs());
+        assert!(errors.fold(0f32, f32::max) <= largest, "{what}");
+    };
+    // Magnitudes are below 8: there MXFP8 ends at 7, NVFP4 has gaps of up to 8/3 and int8 of 8/127.
+    near("MXFP8", Mx::new(Format::E4M3FN).unwrap().quantize(&x).unwrap().dequantize(&device()).unwrap(), 1.0);
+    near(
+        "int8",
+        Uniform::symmetric(8).unwrap().quantize(&x).unwrap().dequantize(&device()).unwrap(),
+        4.0 / 127.0 * 1.01,
+    );
+    near("NVFP4", NvFp4::new().quantize(&x).unwrap().dequantize(&device()).unwrap(), 1.5);
+}
+
+/// Where there is no kernel a tensor goes to the host and back: the numbers are those of its bytes, and the gradient passes.
+#[test]
+fn quantisers_without_a_kernel_run_everywhere() {
+    let mut draw = Draw::new(34, &device());
+    let x = draw.tensor([4, 40], -8.0, 8.0);
+    let values = |x: Tensor<2>| x.into_data().iter::<f32>().collect::<Vec<_>>();
+    let (mx, nv) = (Mx::new(Format::E2M1FN).unwrap().rounding(Rounding::Stochastic(3)), NvFp4::new());
+    let (uniform, fixed) = (Uniform::affine(6).unwrap(), FixedPoint::new(8, 3).unwrap());
+    let there = |x: Tensor<2>| x.to_device(&device());
+    for (what, got, want) in [
+        ("MXFP4", mx.fake_quantize(x.clone()), mx.quantize(&x).unwrap().dequantize(&device())),
+        ("NVFP4", nv.fake_quantize(x.clone()), nv.quantize(&x).unwrap().dequantize(&device())),
+        ("uniform", uniform.fake_quantize(x.clone()), uniform.quantize(&x).unwrap().dequantize(&device())),
+    ] {
+        let got = got.unwrap();
+        assert_eq!(format!("{:?}", got.device()), format!("{:?}", x.device()), "{what}");
+        assert_eq!(values(there(got)), values(want.unwrap()), "{what}");
+    }
+    // Eighths, up to 127 of them.
+    let got = values(fixed.fake_quantize(x.clone()).unwrap());
+    let want = values(x.clone()).into_iter().map(|x| (x * 8.0).round_ties_even() / 8.0);
+    assert!(got.into_iter().eq(want));
+    let leaf = Tensor::<2>::from_inner(x.clone()).require_grad();
+    let grads = mx.fake_quantize(leaf.clone()).unwrap().sum().backward();
+    assert_eq!(values(leaf.grad(&grads).unwrap()), [1.0; 160]);
 }

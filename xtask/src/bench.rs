@@ -10,10 +10,15 @@ use crate::files;
 use crate::process::{build_program, root, run as execute, stream, succeeds, target_dir};
 
 /// The peers' measurements, in the order they run.
-const PEER_SCRIPTS: [&str; 4] =
-    ["tests/peers/hvp.py", "tests/peers/tree.py", "tests/peers/clipping.py", "tests/peers/dp.py"];
+const PEER_SCRIPTS: [&str; 5] = [
+    "tests/peers/hvp.py",
+    "tests/peers/tree.py",
+    "tests/peers/clipping.py",
+    "tests/peers/dp.py",
+    "tests/peers/precision.py",
+];
 /// What they need, as `tests/peers/requirements.txt` pins it.
-const IMPORTS: &str = "import jax, opacus, optax, torch";
+const IMPORTS: &str = "import jax, ml_dtypes, opacus, optax, torch";
 
 /// Runs the bench program with `rest`; with `peers`, first theirs, whose results it is given as `--peers-file`.
 pub fn run(peers: bool, threads: u16, rest: &[String]) -> Result<ExitCode> {

@@ -67,11 +67,3 @@ pub enum Error {
     #[error(transparent)]
     Core(#[from] core_tensor::Error),
 }
-
-/// A parameter that has to be finite and above zero.
-pub(crate) fn positive(parameter: &'static str, value: f64) -> Result<f64> {
-    if !(value > 0.0 && value.is_finite()) {
-        return Err(Error::Parameter { parameter, value, bound: "a finite number above 0" });
-    }
-    Ok(value)
-}

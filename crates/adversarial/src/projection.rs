@@ -71,9 +71,7 @@ impl Threat {
         let (low, high) = (self.low(), self.high());
         match x0.iter().position(|x| !(*x >= low && *x <= high)) {
             None => Ok(()),
-            Some(i) => {
-                Err(Error::OutOfBounds { example: i / width, element: i % width, value: x0[i], low, high })
-            }
+            Some(i) => Err(Error::OutOfBounds { example: i / width, element: i % width, value: x0[i], low, high }),
         }
     }
 
@@ -327,6 +325,9 @@ mod tests {
         let outside = Tensor::<2>::from_data([[0.0, 0.5], [0.5, 1.5]], &device);
         let error = threat.project(&outside, Tensor::zeros([2, 2], &device)).unwrap_err();
         assert_eq!(error.to_string(), "element 1 of example 1 is 1.5, outside of [0, 1]");
-        assert_eq!(threat.project(&Tensor::<2>::zeros([0, 3], &device), Tensor::zeros([0, 3], &device)).unwrap().dims(), [0, 3]);
+        assert_eq!(
+            threat.project(&Tensor::<2>::zeros([0, 3], &device), Tensor::zeros([0, 3], &device)).unwrap().dims(),
+            [0, 3]
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! What an adversary may change, and how far.
 
-use crate::error::{Error, Result, positive};
+use crate::error::{Error, Result};
 
 /// How the size of a perturbation `δ` is measured, over all elements of one example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -128,11 +128,6 @@ impl Norm {
             Self::L0 => None,
         }
     }
-}
-
-/// A step size above zero.
-pub(crate) fn step_size(value: f64) -> Result<f64> {
-    positive("step_size", value)
 }
 
 #[cfg(test)]

@@ -18,13 +18,22 @@
 //! ```
 
 use burn::backend::ops::FloatTensorOps;
-use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
+use burn::backend::{Dispatch, DispatchTensor, DispatchTensorKind, TensorMetadata};
 use burn::tensor::{Element, TensorData};
 use pulp::{Arch, NullaryFnOnce};
 
 use crate::kernels::host as memory;
 
 pub use crate::kernels::host::{Slice, SliceMut, is_host};
+
+/// Whether the tensor belongs to a recording, so that it has no value.
+pub fn is_recording(tensor: &DispatchTensor) -> bool {
+    match &tensor.kind {
+        DispatchTensorKind::Capture(_) => true,
+        DispatchTensorKind::Autodiff(inner) => matches!(**inner, DispatchTensorKind::Capture(_)),
+        _ => false,
+    }
+}
 
 /// Looks at the elements in row-major order; `None` if the tensor is not a plain one on the host (on a device, on an
 /// autodiff tape, in a recording). Copies only what is not contiguous.
@@ -71,7 +80,8 @@ fn copied<E: Element, R>(like: &DispatchTensor, values: &[E], f: impl FnOnce(&mu
 }
 
 /// Runs a loop compiled for the widest vector unit this machine has. What the closure calls has to be
-/// `#[inline(always)]` to gain by it.
+/// `#[inline(always)]` to gain by it, and so has a closure of more than a few operations itself:
+/// `vectorised(#[inline(always)] || ..)`. Else it is called as it was compiled for any machine.
 #[inline(always)]
 pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     struct Loop<F>(F);

@@ -7,7 +7,7 @@
 //! | [`GradientTransform`] | state plus `gradient -> gradient`, chained before a Burn optimizer | [`transform`] |
 //!
 //! Beside them: [`Scalar`], a number on the device whose reading is the only host synchronisation; [`Random`], seeded per
-//! instance and equal on every backend; [`Error`], the one error type.
+//! instance and equal on every backend; [`backward`], operations with a backward pass of their own; [`Error`], the one error type.
 //!
 //! # Features
 //! `ndarray` and `flex` (default), `wgpu` and `cuda` only forward to Burn's backends. `testing` adds proptest strategies, laws
@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod backward;
 pub mod error;
 pub mod host;
 mod kernels;
@@ -29,8 +30,8 @@ pub mod tree;
 
 pub use error::{Error, Result};
 pub use program::{
-    Batch, BatchMapper, Frozen, Gradient, Jvp, Linearized, PerSample, Program, ProgramError, Pullback,
-    central_difference,
+    Autocast, AutocastReport, Batch, BatchMapper, Frozen, Gradient, Jvp, Linearized, PerSample, Precision, Program,
+    ProgramError, Pullback, Pushforward, Variable, central_difference,
 };
 pub use random::Random;
 pub use scalar::Scalar;

@@ -65,6 +65,8 @@ struct StudyArgs {
 enum StudyName {
     /// Can clipping overcome exploding gradients? When does it beat gradient descent?
     Clipping,
+    /// Can training in low precision converge? What does Q cost? How to design it? What of momentum and Adam?
+    Precision,
     /// Every study, in one report.
     All,
 }
@@ -73,6 +75,7 @@ impl StudyName {
     fn studies(self) -> &'static [Study] {
         match self {
             Self::Clipping => &[Study::Clipping],
+            Self::Precision => &[Study::Precision],
             Self::All => Study::ALL,
         }
     }

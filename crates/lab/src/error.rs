@@ -95,6 +95,12 @@ pub enum Error {
     Compute(#[from] core_tensor::Error),
 }
 
+impl From<mixed_precision::Error> for Error {
+    fn from(error: mixed_precision::Error) -> Self {
+        Self::Compute(error.into())
+    }
+}
+
 impl Error {
     pub(crate) fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Read { path: path.to_owned(), source }

@@ -30,6 +30,7 @@ fn what_cannot_be_is_one_line_and_leaves_nothing() {
         (&["study", "clipping", "--out", "file"], "error: file: exists already; choose another --out"),
         (&["study", "all", "--out", "taken"], "error: taken: exists already; choose another --out"),
         (&["study", "clipping", "--out", ".."], "error: ..: exists already; choose another --out"),
+        (&["study", "precision", "--out", "taken"], "error: taken: exists already; choose another --out"),
         (&["study", "cooking"], "error: invalid value 'cooking' for '<NAME>'"),
         (&["study"], "error: the following required arguments were not provided: <NAME>"),
         (&["study", "clipping", "--seed", "x"], "error: invalid value 'x' for '--seed <N>'"),
@@ -81,7 +82,7 @@ fn at(value: &Value, path: &str) -> f64 {
 }
 
 #[test]
-fn the_whole_study_answers_both_questions() {
+fn every_study_answers_its_questions() {
     let root = tempfile::tempdir().unwrap();
     let Output { status, stdout, stderr } = lab(&root, &["study", "all", "--out", "run", "--seed", "1"]);
     let (printed, error) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
@@ -100,21 +101,31 @@ fn the_whole_study_answers_both_questions() {
         let found = tree.descendants().filter(|node| node.tag_name().name() == name);
         found.map(|node| node.text().unwrap_or_default().to_owned()).collect()
     };
-    let questions = ["Can clipping overcome exploding gradients?", "When does clipping beat gradient descent?"];
-    assert_eq!(texts("h2"), [questions[0], questions[1], "In short"]);
+    let questions = [
+        "Can clipping overcome exploding gradients?",
+        "When does clipping beat gradient descent?",
+        "Can training in low precision converge?",
+        "How does Q influence the rate?",
+        "How should Q be designed?",
+        "What about momentum and adaptive methods?",
+    ];
+    let mut headings = questions.to_vec();
+    headings.insert(2, "In short");
+    headings.push("In short");
+    assert_eq!(texts("h2"), headings);
     let answers: Vec<&str> = tree
         .descendants()
         .filter(|node| node.attribute("class") == Some("answer"))
         .map(|node| node.text().unwrap())
         .collect();
-    assert_eq!(answers.len(), 2);
+    assert_eq!(answers.len(), questions.len());
     for (question, answer) in questions.iter().zip(&answers) {
         assert!(printed.contains(question) && printed.contains(answer), "{answer}");
         assert!(answer.ends_with('.') && answer.chars().any(|c| c.is_ascii_digit()), "{answer}");
     }
     // Every figure names its axes; the maps hold their image.
     let figures = tree.descendants().filter(|node| node.tag_name().name() == "figure").collect::<Vec<_>>();
-    assert_eq!(figures.len(), 11);
+    assert_eq!(figures.len(), 11 + 17);
     for figure in &figures {
         let names = figure.descendants().filter(|n| n.attribute("class").is_some_and(|c| c.starts_with("name")));
         assert!(names.count() >= 1 && !figure.descendants().any(|node| node.attribute("class") == Some("empty")));
@@ -145,5 +156,43 @@ fn the_whole_study_answers_both_questions() {
     };
     assert!(recovery("none") > 10.0 && recovery("ZClip") < 0.5 * recovery("none"), "{printed}");
     assert!(printed.contains("2cosh x from 8") && printed.contains("1,051 : 142"), "{printed}");
+    precision(&results["studies"]["precision"], &answers[2..], &printed);
     assert!(at(&results, "/seconds") > 0.0);
+}
+
+/// What the study of low precision found, whatever the seed.
+fn precision(study: &Value, answers: &[&str], printed: &str) {
+    let error = |rate: usize, update: usize| at(study, &format!("/bf16_weights/rates/{rate}/methods/{update}/error"));
+    // f64, nearest, stochastic, Kahan at 0.001 and 0.1.
+    assert!(error(0, 1) > 10.0 && error(0, 2) < 1.5 && error(0, 3) < 1.0, "{printed}");
+    assert!(error(2, 1) < error(2, 2), "{printed}");
+    assert_eq!((at(study, "/bf16_weights/sums/nearest"), at(study, "/bf16_weights/sums/kahan")), (1.0, 2.0));
+    assert_eq!(at(study, "/underflow/scales/0/zeros"), 1.0);
+    let last = |scale: usize| at(study, &format!("/underflow/scales/{scale}/losses/200"));
+    assert!((last(0) - 2f64.ln()).abs() < 1e-9 && last(1) < 0.3 && last(2) < 0.3, "{printed}");
+    let cases = study["rate"]["cases"].as_array().unwrap();
+    assert!(cases.iter().all(|case| case["unbiased"] == true), "{printed}");
+    let slower = |case: &Value| at(case, "/slower") / (1.0 + at(case, "/omega"));
+    assert!(cases.iter().all(|case| (0.7..1.4).contains(&slower(case))), "{printed}");
+    // f64, nearest, stochastic.
+    let average = |weights: usize| at(study, &format!("/averaging/weights/{weights}/average"));
+    assert!(average(2) < 0.2 * average(1) && average(0) < average(2), "{printed}");
+    assert!(at(study, "/error_feedback/off") < 1e-9);
+    let end = |path: usize| at(study, &format!("/error_feedback/paths/{path}/distances/2000"));
+    assert!(end(1) > 1e10 && end(2) < 1e-3 && end(3) < 1e-3, "{printed}");
+    for case in study["moments"]["cases"].as_array().unwrap() {
+        assert!((at(case, "/step") / at(case, "/step_formula") - 1.0).abs() < 0.1, "{printed}");
+    }
+    for optimizer in ["/training/optimizers/0", "/training/optimizers/1"] {
+        assert!(at(study, &format!("{optimizer}/0/accuracy")) > 0.93, "{printed}");
+    }
+    let networks = study["networks"]["cases"].as_array().unwrap();
+    assert_eq!(networks.len(), 13);
+    for case in networks {
+        assert!(at(case, "/accuracy") > 0.9 && at(case, "/seconds") > 0.0, "{printed}");
+    }
+    // 8-bit moments are a quarter of AdamW's bytes.
+    let bytes = |name: &str| at(networks.iter().find(|case| case["name"] == name).unwrap(), "/bytes");
+    assert!(bytes("8-bit dynamic state") - 4.0 < 0.3 * (bytes("f32") - 4.0), "{printed}");
+    assert!(answers[0].starts_with("Yes") && answers[1].starts_with("An unbiased Q costs"), "{answers:?}");
 }

@@ -19,10 +19,8 @@ pub enum Error {
         /// The range, in words.
         bound: &'static str,
     },
-    /// Quantisation runs over host memory, and the tensor is not there.
-    #[error(
-        "{format} runs on the host backends (flex, ndarray), the tensor is on {device}; move it to one of them first"
-    )]
+    /// What was to be computed does not run on the device of the tensor.
+    #[error("{format} does not run on {device}; move the tensor to a host backend (flex, ndarray) first")]
     UnsupportedDevice {
         /// The device of the tensor.
         device: String,
@@ -39,6 +37,14 @@ pub enum Error {
         /// Bytes found.
         actual: usize,
     },
+    /// Text that is no precision policy.
+    #[error("`{text}` is no precision policy: {reason}")]
+    Policy {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A call that the loss scale's protocol does not allow now.
     #[error("optimizer `{optimizer}`: {call} is not allowed {state}")]
     Protocol {
@@ -52,6 +58,25 @@ pub enum Error {
     /// An update of the scale without any gradient checked since the last one.
     #[error("no gradient was unscaled since the last update of the loss scale")]
     NothingChecked,
+    /// A range was asked for before any value was observed.
+    #[error("no value was observed")]
+    NothingObserved,
+    /// An observed element is NaN or infinite.
+    #[error("element {index} is {value}, an observer needs finite values")]
+    NotFinite {
+        /// Its position (row-major).
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// The configuration of an optimizer that says nothing usable.
+    #[error("the configuration of {name} cannot be read: {problem}")]
+    Optimizer {
+        /// Name of the optimizer.
+        name: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
     /// An error of the core.
     #[error(transparent)]
     Core(#[from] core_tensor::Error),

@@ -1,8 +1,10 @@
 //! Fixed-point numbers: words of two's complement with a fixed number of fractional bits.
 
 use burn::tensor::Tensor;
+use core_tensor::host::vectorised;
 
 use crate::error::{Result, within};
+use crate::format::with_mode;
 use crate::rounding::{Rounding, Words};
 use crate::uniform::to_integer;
 use crate::{memory, straight_through};
@@ -17,7 +19,7 @@ use crate::{memory, straight_through};
 ///
 /// What is beyond the ends becomes the end, infinities too; NaN stays. Words of up to 24 bits are exact in `f32`.
 ///
-/// Cost: one pass over host memory ([`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice) elsewhere). S. Gupta et al.,
+/// Cost: one pass over host memory; elsewhere the tensor is read back and moved there again. S. Gupta et al.,
 /// "Deep learning with limited numerical precision", ICML 2015, arXiv:1502.02551.
 ///
 /// ```
@@ -31,7 +33,7 @@ use crate::{memory, straight_through};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FixedPoint {
-    word: u32,
+    pub(crate) word: u32,
     fraction: u32,
     rounding: Rounding,
 }
@@ -70,15 +72,20 @@ impl FixedPoint {
 
     /// One number rounded with the random bits given, which only the stochastic rounding looks at.
     pub fn quantize(&self, x: f32, bits: u32) -> f32 {
+        with_mode!(self.rounding, MODE => self.round::<MODE>(x, bits))
+    }
+
+    #[inline(always)]
+    fn round<const MODE: u8>(&self, x: f32, bits: u32) -> f32 {
         let ((low, high), step) = (self.range(), self.step());
-        (to_integer(f64::from(x) / step, self.rounding, bits) * step).clamp(low, high) as f32
+        (to_integer::<MODE>(f64::from(x) / step, bits) * step).clamp(low, high) as f32
     }
 
     /// Every element rounded, in the tensor's shape and dtype. Under autodiff the gradient passes straight through where
     /// `|x|` is at most `2^(word−1−fraction)`, and is zero beyond.
     ///
     /// # Errors
-    /// [`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice) if the tensor is not on a host backend.
+    /// [`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice) if the tensor is being recorded and has no elements yet.
     pub fn fake_quantize<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>> {
         let seed = self.rounding.seed();
         straight_through::apply(x, -self.range().0, |x| {
@@ -86,9 +93,12 @@ impl FixedPoint {
             let (x, ()) = memory::update(x.into_dispatch(), what, |x| {
                 memory::chunks(x, |first, x| {
                     let words = Words::new(seed, (first >> 32) as u32);
-                    for (i, x) in x.iter_mut().enumerate() {
-                        *x = self.quantize(*x, words.get((first + i) as u32));
-                    }
+                    with_mode!(self.rounding, MODE => vectorised(#[inline(always)] || {
+                        for (x, i) in x.iter_mut().zip(0..) {
+                            let bits = if MODE == mode::STOCHASTIC { words.get(first as u32 + i) } else { 0 };
+                            *x = self.round::<MODE>(*x, bits);
+                        }
+                    }));
                 });
             })?;
             Ok(Tensor::from_dispatch(x))

@@ -66,21 +66,25 @@ pub struct Format {
 /// What the bit algorithms need of a format, computed once a slice.
 #[derive(Clone, Copy)]
 pub(crate) struct Codec {
-    mantissa_bits: i32,
+    pub(crate) mantissa_bits: i32,
     /// Bits without the sign.
     width: i32,
     /// The exponent field that the smallest normal number has as an `f32`.
-    low: i32,
+    pub(crate) low: i32,
     max: i32,
     infinity: i32,
     nan: i32,
     /// What a finite number beyond the largest one becomes without saturation.
     beyond: i32,
     /// The unit of subnormal numbers, where their exponent is not that of `f32`.
-    unit: f32,
-    signed_zero: bool,
-    nan_is_zero: bool,
+    pub(crate) unit: f32,
+    pub(crate) signed_zero: bool,
+    pub(crate) nan_is_zero: bool,
     powers: bool,
+    /// Bits of the values of `max`, `beyond` and `nan`.
+    pub(crate) max_value: i32,
+    pub(crate) beyond_value: i32,
+    pub(crate) nan_value: i32,
 }
 
 /// [`Rounding`] as constants, for loops without branches.
@@ -306,7 +310,7 @@ impl Format {
             Specials::PowersOfTwo => (top - 1, top, top),
         };
         let unit = 1 - self.bias - mantissa_bits;
-        Codec {
+        let codec = Codec {
             mantissa_bits,
             width,
             low: 128 - self.bias,
@@ -319,6 +323,15 @@ impl Format {
             signed_zero: self.has_negative_zero(),
             nan_is_zero: !self.has_nan(),
             powers: !self.is_signed(),
+            max_value: 0,
+            beyond_value: 0,
+            nan_value: 0,
+        };
+        Codec {
+            max_value: codec.decode_number(max).to_bits() as i32,
+            beyond_value: codec.decode_number(beyond).to_bits() as i32,
+            nan_value: codec.decode_number(nan).to_bits() as i32,
+            ..codec
         }
     }
 }
@@ -339,10 +352,39 @@ impl Codec {
         self.powers
     }
 
-    /// For all formats but that of powers of two.
+    /// For all formats but that of powers of two: what decoding gives after encoding, rounded where it stands.
     #[inline(always)]
     pub(crate) fn quantize<const MODE: u8>(self, x: f32, bits: u32, saturate: bool) -> f32 {
-        self.decode_number(self.encode_number::<MODE>(x, bits, saturate))
+        let (sign, magnitude) = ((x.to_bits() >> 31) as i32, x.to_bits() as i32 & i32::MAX);
+        // Adding less than the last bit kept lets it carry; the rest is cut off.
+        let discarded = 23 - self.mantissa_bits;
+        let rest = (1 << discarded) - 1;
+        let add = match MODE {
+            mode::EVEN => (rest >> 1) + ((magnitude >> discarded) & 1),
+            mode::AWAY => (rest >> 1) + 1,
+            mode::ZERO => 0,
+            mode::POSITIVE => rest & (sign - 1),
+            mode::NEGATIVE => rest & -sign,
+            _ => (!bits >> (32 - discarded)) as i32,
+        };
+        let value = magnitude.wrapping_add(add) & !rest;
+        let value = match self.low > 1 {
+            true => {
+                let small = self.encode_magnitude::<MODE>(sign, magnitude, bits) as f32 * self.unit;
+                if magnitude < self.low << 23 { small.to_bits() as i32 } else { value }
+            }
+            false => value,
+        };
+        let value = match value > self.max_value {
+            true if self.ends_at_max::<MODE>(sign, magnitude, saturate) => self.max_value,
+            true => self.beyond_value,
+            false => value,
+        };
+        let is_nan = magnitude > INFINITY;
+        let value = if is_nan { self.nan_value } else { value };
+        let sign = if self.nan_is_zero & is_nan { sign ^ 1 } else { sign };
+        let sign = if (value != 0) | self.signed_zero { sign } else { 0 };
+        f32::from_bits((value | (sign << 31)) as u32)
     }
 
     #[inline(always)]
@@ -361,9 +403,23 @@ impl Codec {
         }
     }
 
+    /// For all formats but that of powers of two.
     #[inline(always)]
-    fn encode_number<const MODE: u8>(self, x: f32, bits: u32, saturate: bool) -> i32 {
-        let (sign, magnitude) = ((x.to_bits() >> 31) as i32, x.to_bits() as i32 & 0x7fff_ffff);
+    pub(crate) fn encode_number<const MODE: u8>(self, x: f32, bits: u32, saturate: bool) -> i32 {
+        let (sign, magnitude) = ((x.to_bits() >> 31) as i32, x.to_bits() as i32 & i32::MAX);
+        let code = self.encode_magnitude::<MODE>(sign, magnitude, bits);
+        let end = self.end::<MODE>(sign, magnitude, saturate);
+        let code = if code > self.max { end } else { code };
+        let is_nan = magnitude > INFINITY;
+        let code = if is_nan { self.nan } else { code };
+        let sign = if self.nan_is_zero & is_nan { sign ^ 1 } else { sign };
+        let sign = if (code != 0) | self.signed_zero { sign } else { 0 };
+        code | (sign << self.width)
+    }
+
+    /// The code of a magnitude as if there were no largest one.
+    #[inline(always)]
+    fn encode_magnitude<const MODE: u8>(self, sign: i32, magnitude: i32, bits: u32) -> i32 {
         let exponent = (magnitude >> 23).max(1);
         let leading = if magnitude > 0x7f_ffff { 0x80_0000 } else { 0 };
         let significand = (magnitude & 0x7f_ffff) | leading;
@@ -385,30 +441,30 @@ impl Codec {
                 (bits >> (32 - drawn)) < (rest >> (discarded - drawn).min(31)) as u32
             }
         };
-        let code = quotient + i32::from(up) + ((exponent - self.low).max(0) << self.mantissa_bits);
-        let end = self.end::<MODE>(sign, magnitude, saturate);
-        let code = if code > self.max { end } else { code };
-        let is_nan = magnitude > INFINITY;
-        let code = if is_nan { self.nan } else { code };
-        let sign = if self.nan_is_zero & is_nan { sign ^ 1 } else { sign };
-        let sign = if (code != 0) | self.signed_zero { sign } else { 0 };
-        code | (sign << self.width)
+        quotient + i32::from(up) + ((exponent - self.low).max(0) << self.mantissa_bits)
     }
 
     /// The code instead of one past the largest.
     #[inline(always)]
     fn end<const MODE: u8>(self, sign: i32, magnitude: i32, saturate: bool) -> i32 {
+        if self.ends_at_max::<MODE>(sign, magnitude, saturate) { self.max } else { self.beyond }
+    }
+
+    /// Whether what is past the largest number becomes the largest.
+    #[inline(always)]
+    fn ends_at_max<const MODE: u8>(self, sign: i32, magnitude: i32, saturate: bool) -> bool {
         let inward = match MODE {
             mode::ZERO => true,
             mode::POSITIVE => sign == 1,
             mode::NEGATIVE => sign == 0,
             _ => false,
         };
-        if saturate | (inward & (magnitude < INFINITY)) { self.max } else { self.beyond }
+        saturate | (inward & (magnitude < INFINITY))
     }
 
+    /// For all formats but that of powers of two.
     #[inline(always)]
-    fn decode_number(self, code: i32) -> f32 {
+    pub(crate) const fn decode_number(self, code: i32) -> f32 {
         let magnitude = code & ((1 << self.width) - 1);
         let sign = (code >> self.width) << 31;
         let small = (magnitude as f32 * self.unit).to_bits() as i32;

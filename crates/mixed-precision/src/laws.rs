@@ -190,7 +190,7 @@ fn packing_and_unpacking_is_fake_quantisation() {
             property(12, strategy, |values| {
                 let shape = [values.len()];
                 let x = Tensor::<1>::from_data(TensorData::new(values, shape), &device);
-                for rounding in [Rounding::NearestEven, Rounding::Stochastic(9)] {
+                for rounding in ROUNDINGS.into_iter().chain([Rounding::Stochastic(9)]) {
                     for overflow in [Overflow::Ieee, Overflow::Saturate] {
                         let q = crate::Quantizer::new(format).rounding(rounding).overflow(overflow);
                         let fake = q.fake_quantize(x.clone()).unwrap().into_data();

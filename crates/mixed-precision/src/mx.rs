@@ -5,8 +5,8 @@ use core_tensor::host::vectorised;
 
 use crate::blocks::{Blocks, amax};
 use crate::error::{Error, Result};
-use crate::format::{Format, power_of_two, with_mode};
-use crate::rounding::{Rounding, word};
+use crate::format::{Format, mode, power_of_two, with_mode};
+use crate::rounding::{Rounding, WideWords, Words};
 use crate::uniform::to_integer;
 use crate::{bits, memory, straight_through};
 
@@ -52,7 +52,8 @@ pub enum ScaleRule {
 /// Signal to quantisation noise of normal numbers in blocks of 32, in dB (test `mx::tests::the_noise_is_that_of_the_literature`):
 /// `e4m3fn` floor 30.63, ceil and rceil 31.53, even 31.19; `e2m1fn` 18.78, 16.83, 18.75, 19.03.
 ///
-/// Cost: two reads and a write of host memory, in place ([`Error::UnsupportedDevice`] elsewhere). Open Compute Project,
+/// Cost: two reads and a write of host memory, in place; elsewhere the tensor is read back, and by
+/// [`fake_quantize`](Self::fake_quantize) moved there again. Open Compute Project,
 /// "OCP microscaling formats (MX) specification", version 1.0, 2023; B. D. Rouhani et al., arXiv:2310.10537.
 ///
 /// ```
@@ -69,9 +70,9 @@ pub enum ScaleRule {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Mx {
-    element: Element,
+    pub(crate) element: Element,
     rule: ScaleRule,
-    block: usize,
+    pub(crate) block: usize,
     rounding: Rounding,
 }
 
@@ -114,21 +115,69 @@ impl Element {
         }
     }
 
+    /// Codes of numbers times `inverse`.
     #[inline(always)]
-    fn encode<const MODE: u8>(self, x: f32, rounding: Rounding, bits: u32) -> u32 {
+    fn encode<const MODE: u8>(self, x: &[f32], inverse: f32, bits: impl Fn(u32) -> u32, codes: &mut [u32]) {
+        let all = codes.iter_mut().zip(x).zip(0..);
+        let bits = |i| if MODE == mode::STOCHASTIC { bits(i) } else { 0 };
         match self {
-            Self::Float(format) => format.codec().encode::<MODE>(x, bits, true),
-            Self::Int8 => to_integer(f64::from(x) * 64.0, rounding, bits).clamp(-127.0, 127.0) as i8 as u8 as u32,
+            Self::Float(format) => {
+                let codec = format.codec();
+                for ((code, x), i) in all {
+                    *code = codec.encode_number::<MODE>(*x * inverse, bits(i), true) as u32;
+                }
+            }
+            Self::Int8 => {
+                for ((code, x), i) in all {
+                    *code = int8::<MODE>(*x * inverse, bits(i)) as u32 & 0xff;
+                }
+            }
         }
     }
 
+    /// Values of codes times `scale`.
     #[inline(always)]
-    fn decode(self, code: u32) -> f32 {
+    fn decode(self, codes: &[u32], scale: f32, values: &mut [f32]) {
+        let all = values.iter_mut().zip(codes);
         match self {
-            Self::Float(format) => format.codec().decode(code),
-            Self::Int8 => f32::from(code as u8 as i8) / 64.0,
+            Self::Float(format) => {
+                let codec = format.codec();
+                for (value, code) in all {
+                    *value = codec.decode_number(*code as i32) * scale;
+                }
+            }
+            Self::Int8 => {
+                for (value, code) in all {
+                    *value = f32::from(*code as u8 as i8) / 64.0 * scale;
+                }
+            }
         }
     }
+
+    /// Codes and their values in one.
+    #[inline(always)]
+    fn round<const MODE: u8>(self, x: &mut [f32], (inverse, scale): (f32, f32), bits: impl Fn(u32) -> u32) {
+        let bits = |i| if MODE == mode::STOCHASTIC { bits(i) } else { 0 };
+        match self {
+            Self::Float(format) => {
+                let codec = format.codec();
+                for (x, i) in x.iter_mut().zip(0..) {
+                    *x = codec.quantize::<MODE>(*x * inverse, bits(i), true) * scale;
+                }
+            }
+            Self::Int8 => {
+                for (x, i) in x.iter_mut().zip(0..) {
+                    *x = int8::<MODE>(*x * inverse, bits(i)) as f32 / 64.0 * scale;
+                }
+            }
+        }
+    }
+}
+
+/// Multiples of 1/64.
+#[inline(always)]
+fn int8<const MODE: u8>(x: f32, bits: u32) -> i32 {
+    to_integer::<MODE>(f64::from(x) * 64.0, bits).clamp(-127.0, 127.0) as i32
 }
 
 impl Mx {
@@ -171,27 +220,39 @@ impl Mx {
     /// Codes and scales.
     ///
     /// # Errors
-    /// [`Error::UnsupportedDevice`] if the tensor is not on a host backend.
+    /// [`Error::UnsupportedDevice`] if the tensor is being recorded and has no elements yet.
     pub fn quantize<const D: usize>(&self, x: &Tensor<D>) -> Result<MxTensor> {
         let shape = x.dims().to_vec();
         let blocks = Blocks::new(&shape, self.block)?;
-        let values = memory::to_vec(x, self.name())?;
-        let scales = blocks.map(&values, |block| self.scale(amax(block)));
         let seed = self.rounding.seed();
-        let bytes = with_mode!(self.rounding, MODE => bits::pack(values.len(), self.element.bits(), |i| {
-            let bits = if MODE == mode::STOCHASTIC { word(seed, i as u64) } else { 0 };
-            match factors(scales[blocks.of(i)]) {
-                Some((inverse, _)) => self.element.encode::<MODE>(values[i] * inverse, self.rounding, bits),
-                None => 0,
-            }
-        }));
+        let (scales, bytes) = memory::read(x, self.name(), |x| {
+            let scales = blocks.map(
+                x,
+                #[inline(always)]
+                |block| self.scale(amax(block)),
+            );
+            let bytes = bits::pack(x.len(), self.element.bits(), |first, codes| {
+                let x = &x[first..first + codes.len()];
+                let words = Words::new(seed, (first >> 32) as u32);
+                with_mode!(self.rounding, MODE => vectorised(#[inline(always)] || {
+                    blocks.runs(first, x.len(), #[inline(always)] |block, run| {
+                        let Some((inverse, _)) = factors(scales[block]) else {
+                            return codes[run].fill(0);
+                        };
+                        let (first, x, codes) = ((first + run.start) as u32, &x[run.clone()], &mut codes[run]);
+                        self.element.encode::<MODE>(x, inverse, #[inline(always)] |i| words.get(first + i), codes);
+                    });
+                }));
+            });
+            (scales, bytes)
+        })?;
         Ok(MxTensor { config: *self, shape, scales, bytes })
     }
 
     /// Every element rounded, in the tensor's shape and dtype; gradients pass straight through.
     ///
     /// # Errors
-    /// As [`quantize`](Self::quantize).
+    /// [`Error::UnsupportedDevice`] if the tensor is being recorded and has no elements yet.
     pub fn fake_quantize<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>> {
         let blocks = Blocks::new(&x.dims(), self.block)?;
         straight_through::apply(x, f64::from(f32::MAX), |x| {
@@ -201,29 +262,16 @@ impl Mx {
     }
 
     fn round(&self, x: &mut [f32], blocks: Blocks) {
-        let (seed, element, rounding) = (self.rounding.seed(), self.element, self.rounding);
-        blocks.update(x, |first, x| {
-            let Some((inverse, scale)) = factors(self.scale(amax(x))) else {
-                return x.fill(f32::NAN);
-            };
-            with_mode!(rounding, MODE => match element {
-                Element::Float(format) => {
-                    let codec = format.codec();
-                    vectorised(move || {
-                        for (x, i) in x.iter_mut().zip(0..) {
-                            let bits = if MODE == mode::STOCHASTIC { word(seed, first as u64 + i) } else { 0 };
-                            *x = codec.quantize::<MODE>(*x * inverse, bits, true) * scale;
-                        }
-                    });
+        let (seed, element) = (self.rounding.seed(), self.element);
+        with_mode!(self.rounding, MODE => blocks.update(x, #[inline(always)] |first, x| {
+            match factors(self.scale(amax(x))) {
+                Some(factors) => {
+                    let words = WideWords::new(seed, first as u64);
+                    element.round::<MODE>(x, factors, #[inline(always)] |i| words.get(i));
                 }
-                Element::Int8 => {
-                    for (x, i) in x.iter_mut().zip(0..) {
-                        let code = element.encode::<MODE>(*x * inverse, rounding, word(seed, first as u64 + i));
-                        *x = element.decode(code) * scale;
-                    }
-                }
-            });
-        });
+                None => x.fill(f32::NAN),
+            }
+        }));
     }
 
     fn name(&self) -> String {
@@ -234,6 +282,7 @@ impl Mx {
     }
 
     /// The code of the scale for a largest magnitude.
+    #[inline(always)]
     fn scale(&self, amax: f32) -> u8 {
         if amax.is_nan() {
             return 0xff;
@@ -254,6 +303,7 @@ impl Mx {
 }
 
 /// `⌊log₂ x⌋` and the 23 bits after the leading one, of a positive finite number.
+#[inline(always)]
 fn split(x: f32) -> (i32, u32) {
     let bits = x.to_bits();
     match bits >> 23 {
@@ -266,6 +316,7 @@ fn split(x: f32) -> (i32, u32) {
 }
 
 /// `2^−e` and `2^e`; `None` for the scale NaN.
+#[inline(always)]
 fn factors(scale: u8) -> Option<(f32, f32)> {
     let exponent = i32::from(scale) - 127;
     (scale != 0xff).then(|| (power_of_two(-exponent), power_of_two(exponent)))
@@ -299,11 +350,22 @@ impl MxTensor {
     pub fn dequantize<const D: usize>(&self, device: &Device) -> Result<Tensor<D>> {
         let (blocks, element) = (Blocks::new(&self.shape, self.config.block)?, self.config.element);
         let count = self.shape.iter().product();
-        let values =
-            bits::unpack(&self.bytes, count, element.bits(), |i, code| match factors(self.scales[blocks.of(i)]) {
-                Some((_, scale)) => element.decode(code) * scale,
-                None => f32::NAN,
-            });
+        let values = bits::unpack(&self.bytes, count, element.bits(), |first, codes, values: &mut [f32]| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    blocks.runs(
+                        first,
+                        codes.len(),
+                        #[inline(always)]
+                        |block, run| {
+                            let scale = factors(self.scales[block]).map_or(f32::NAN, |(_, scale)| scale);
+                            element.decode(&codes[run.clone()], scale, &mut values[run]);
+                        },
+                    );
+                },
+            );
+        });
         memory::tensor(values, &self.shape, device)
     }
 }

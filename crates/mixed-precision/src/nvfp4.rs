@@ -2,11 +2,13 @@
 
 use burn::tensor::{Device, Tensor};
 use core_tensor::host::vectorised;
+use rayon::prelude::*;
 
 use crate::blocks::{Blocks, amax};
 use crate::error::Result;
-use crate::format::{Format, with_mode};
-use crate::rounding::{Overflow, Rounding, word};
+use crate::format::{Format, mode, with_mode};
+use crate::memory::CHUNK;
+use crate::rounding::{Rounding, WideWords, Words};
 use crate::{bits, memory, straight_through};
 
 /// Elements of a block.
@@ -25,8 +27,8 @@ const BLOCK: usize = 16;
 /// which are not stored. A tensor with a NaN or an infinity becomes NaN. Signal to quantisation noise of normal numbers
 /// 20.43 dB (test `nvfp4::tests::the_noise_is_that_of_the_literature`).
 ///
-/// Cost: three reads and a write of host memory, in place ([`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice)
-/// elsewhere). NVIDIA, "Pretraining large language models with NVFP4", 2025, arXiv:2509.25149.
+/// Cost: three reads and a write of host memory, in place; elsewhere the tensor is read back, and by
+/// [`fake_quantize`](Self::fake_quantize) moved there again. NVIDIA, "Pretraining large language models with NVFP4", 2025, arXiv:2509.25149.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -72,26 +74,41 @@ impl NvFp4 {
     /// Codes and both levels of scales.
     ///
     /// # Errors
-    /// [`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice) if the tensor is not on a host backend.
+    /// [`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice) if the tensor is being recorded and has no elements yet.
     pub fn quantize<const D: usize>(&self, x: &Tensor<D>) -> Result<NvFp4Tensor> {
         let shape = x.dims().to_vec();
         let blocks = Blocks::new(&shape, BLOCK)?;
-        let values = memory::to_vec(x, "nvfp4")?;
-        let global = global_scale(&values, blocks);
-        let scales = blocks.map(&values, |block| block_scale(amax(block), global));
         let (codec, seed) = (Format::E2M1FN.codec(), self.rounding.seed());
-        let bytes = with_mode!(self.rounding, MODE => bits::pack(values.len(), 4, |i| {
-            let bits = if MODE == mode::STOCHASTIC { word(seed, i as u64) } else { 0 };
-            let (inverse, _) = factors(scales[blocks.of(i)], global);
-            codec.encode::<MODE>(values[i] * inverse, bits, true)
-        }));
+        let (global, scales, bytes) = memory::read(x, "nvfp4", |x| {
+            let global = global_scale(x);
+            let scales = blocks.map(
+                x,
+                #[inline(always)]
+                |block| block_scale(amax(block), global),
+            );
+            let bytes = bits::pack(x.len(), 4, |first, codes| {
+                let x = &x[first..first + codes.len()];
+                let words = Words::new(seed, (first >> 32) as u32);
+                with_mode!(self.rounding, MODE => vectorised(#[inline(always)] || {
+                    blocks.runs(first, x.len(), #[inline(always)] |block, run| {
+                        let (inverse, _) = factors(scales[block], global);
+                        let first = (first + run.start) as u32;
+                        for ((code, x), i) in codes[run.clone()].iter_mut().zip(&x[run]).zip(0..) {
+                            let bits = if MODE == mode::STOCHASTIC { words.get(first + i) } else { 0 };
+                            *code = codec.encode_number::<MODE>(*x * inverse, bits, true) as u32;
+                        }
+                    });
+                }));
+            });
+            (global, scales, bytes)
+        })?;
         Ok(NvFp4Tensor { shape, global, scales, bytes })
     }
 
     /// Every element rounded, in the tensor's shape and dtype; gradients pass straight through.
     ///
     /// # Errors
-    /// As [`quantize`](Self::quantize).
+    /// [`Error::UnsupportedDevice`](crate::Error::UnsupportedDevice) if the tensor is being recorded and has no elements yet.
     pub fn fake_quantize<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>> {
         let blocks = Blocks::new(&x.dims(), BLOCK)?;
         straight_through::apply(x, f64::from(f32::MAX), |x| {
@@ -101,22 +118,27 @@ impl NvFp4 {
     }
 
     fn round(&self, x: &mut [f32], blocks: Blocks) {
-        let global = global_scale(x, blocks);
+        let global = global_scale(x);
         let (codec, seed) = (Format::E2M1FN.codec(), self.rounding.seed());
-        blocks.update(x, |first, x| {
+        with_mode!(self.rounding, MODE => blocks.update(x, #[inline(always)] |first, x| {
             let (inverse, scale) = factors(block_scale(amax(x), global), global);
-            with_mode!(self.rounding, MODE => vectorised(move || {
-                for (i, x) in x.iter_mut().enumerate() {
-                    let bits = if MODE == mode::STOCHASTIC { word(seed, (first + i) as u64) } else { 0 };
-                    *x = codec.quantize::<MODE>(*x * inverse, bits, true) * scale;
-                }
-            }));
-        });
+            let words = WideWords::new(seed, first as u64);
+            for (x, i) in x.iter_mut().zip(0..) {
+                let bits = if MODE == mode::STOCHASTIC { words.get(i) } else { 0 };
+                *x = codec.quantize::<MODE>(*x * inverse, bits, true) * scale;
+            }
+        }));
     }
 }
 
-fn global_scale(x: &[f32], blocks: Blocks) -> f32 {
-    let largest = amax(&blocks.map(x, amax));
+fn global_scale(x: &[f32]) -> f32 {
+    let part = |x: &[f32]| {
+        vectorised(
+            #[inline(always)]
+            || amax(x),
+        )
+    };
+    let largest = amax(&x.par_chunks(CHUNK).map(part).collect::<Vec<f32>>());
     match largest == 0.0 {
         true => 1.0,
         // NaN stays.
@@ -125,13 +147,15 @@ fn global_scale(x: &[f32], blocks: Blocks) -> f32 {
     }
 }
 
+#[inline(always)]
 fn block_scale(amax: f32, global: f32) -> u8 {
-    Format::E4M3FN.encode(amax * global / 6.0, Rounding::NearestEven, Overflow::Saturate) as u8
+    Format::E4M3FN.codec().encode_number::<{ mode::EVEN }>(amax * global / 6.0, 0, true) as u8
 }
 
 /// What elements are multiplied by, and what brings them back.
+#[inline(always)]
 fn factors(scale: u8, global: f32) -> (f32, f32) {
-    let scale = Format::E4M3FN.decode(u16::from(scale)) / global;
+    let scale = Format::E4M3FN.codec().decode_number(i32::from(scale)) / global;
     let inverse = 1.0 / scale;
     (if inverse > f32::MAX { f32::MAX } else { inverse }, scale)
 }
@@ -164,8 +188,27 @@ impl NvFp4Tensor {
     pub fn dequantize<const D: usize>(&self, device: &Device) -> Result<Tensor<D>> {
         let (blocks, codec) = (Blocks::new(&self.shape, BLOCK)?, Format::E2M1FN.codec());
         let count = self.shape.iter().product();
-        let value = |i, code| codec.decode(code) * factors(self.scales[blocks.of(i)], self.global).1;
-        memory::tensor(bits::unpack(&self.bytes, count, 4, value), &self.shape, device)
+        let values = bits::unpack(&self.bytes, count, 4, |first, codes, values: &mut [f32]| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    blocks.runs(
+                        first,
+                        codes.len(),
+                        #[inline(always)]
+                        |block, run| {
+                            let (_, scale) = factors(self.scales[block], self.global);
+                            let pairs = values[run.clone()].iter_mut().zip(&codes[run]);
+                            pairs.for_each(
+                                #[inline(always)]
+                                |(value, code)| *value = codec.decode_number(*code as i32) * scale,
+                            );
+                        },
+                    );
+                },
+            );
+        });
+        memory::tensor(values, &self.shape, device)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Codes of a format as bytes.
 
 use burn::tensor::{Device, Tensor};
+use core_tensor::host::vectorised;
 
 use crate::error::{Error, Result};
 use crate::format::Format;
@@ -56,7 +57,16 @@ impl Packed {
     /// [`Error::Parameter`] if the tensor has another rank than `D`.
     pub fn unpack<const D: usize>(&self, device: &Device) -> Result<Tensor<D>> {
         let (codec, count) = (self.format.codec(), self.shape.iter().product());
-        let values = bits::unpack(&self.bytes, count, self.format.bits(), |_, code| codec.decode(code));
+        let values = bits::unpack(&self.bytes, count, self.format.bits(), |_, codes, values: &mut [f32]| {
+            let pairs = values.iter_mut().zip(codes);
+            match codec.is_powers() {
+                true => pairs.for_each(|(value, code)| *value = codec.decode(*code)),
+                false => vectorised(
+                    #[inline(always)]
+                    || pairs.for_each(|(value, code)| *value = codec.decode_number(*code as i32)),
+                ),
+            }
+        });
         memory::tensor(values, &self.shape, device)
     }
 }

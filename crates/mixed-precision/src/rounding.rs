@@ -65,15 +65,15 @@ pub fn word(seed: u64, index: u64) -> u32 {
 }
 
 /// A seed for another tensor or step of the same stream.
-fn derive(seed: u64, index: u64) -> u64 {
+pub(crate) fn derive(seed: u64, index: u64) -> u64 {
     mix64(seed ^ mix64(index.wrapping_add(0x9e37_79b9_7f4a_7c15)))
 }
 
 /// The words of positions with one upper half.
 #[derive(Clone, Copy)]
 pub(crate) struct Words {
-    low: u32,
-    high: u32,
+    pub(crate) low: u32,
+    pub(crate) high: u32,
 }
 
 impl Words {
@@ -86,6 +86,30 @@ impl Words {
     #[inline(always)]
     pub(crate) fn get(self, index: u32) -> u32 {
         mix32(mix32(index ^ self.low).wrapping_add(self.high))
+    }
+}
+
+/// The words of the positions from any first one, of which there are fewer than 2³².
+#[derive(Clone, Copy)]
+pub(crate) struct WideWords {
+    first: u32,
+    /// Before and after the lower half of the position begins anew.
+    words: [Words; 2],
+}
+
+impl WideWords {
+    #[inline(always)]
+    pub(crate) fn new(seed: u64, first: u64) -> Self {
+        let upper = (first >> 32) as u32;
+        Self { first: first as u32, words: [Words::new(seed, upper), Words::new(seed, upper.wrapping_add(1))] }
+    }
+
+    #[inline(always)]
+    pub(crate) fn get(self, index: u32) -> u32 {
+        let (index, anew) = self.first.overflowing_add(index);
+        let [now, next] = self.words;
+        let (low, high) = if anew { (next.low, next.high) } else { (now.low, now.high) };
+        Words { low, high }.get(index)
     }
 }
 
@@ -128,5 +152,8 @@ mod tests {
             }
         }
         assert_ne!(word(3, 1 << 32), word(3, 0));
+        let first = (5 << 32) - 2;
+        let wide = WideWords::new(3, first);
+        assert!((0..5).all(|i| wide.get(i) == word(3, first + u64::from(i))));
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use burn::tensor::{Tensor, bf16, f16};
+use burn::tensor::Tensor;
+use burn::tensor::{bf16, f16};
 use core_tensor::host::{self, SliceMut, vectorised};
 use core_tensor::transform::{Context, GradientTransform, State, Update};
 use core_tensor::{Scalar, Tree};
@@ -10,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::loss_scale::{LossScale, Step, Unscaled};
-use crate::memory::{CHUNK, PARALLEL, with_slice};
+use crate::memory::{CHUNK, PARALLEL, Wide, with_slice};
 
 /// A loss scale as a handle: the loop scales the loss with it, a chain unscales the gradient.
 ///
@@ -91,34 +92,36 @@ impl GradientTransform for Unscale {
     }
 }
 
-/// An element, computed with in `f64`.
-trait Wide: Copy + Send {
-    fn wide(self) -> f64;
-    fn narrow(value: f64) -> Self;
+/// An element that is unscaled and measured.
+trait Scaled: Wide {
+    /// 0, or NaN for what is not finite.
+    fn check(self) -> f32;
+    fn scale(self, inverse: f32) -> Self;
 }
 
-macro_rules! wide {
-    ($type:ty, $wide:expr, $narrow:expr) => {
-        impl Wide for $type {
+macro_rules! scaled {
+    ($type:ty, $check:expr, $scale:expr) => {
+        impl Scaled for $type {
             #[inline(always)]
-            fn wide(self) -> f64 {
-                $wide(self)
+            fn check(self) -> f32 {
+                $check(self)
             }
             #[inline(always)]
-            fn narrow(value: f64) -> Self {
-                $narrow(value)
+            fn scale(self, inverse: f32) -> Self {
+                $scale(self, inverse)
             }
         }
     };
 }
 
-wide!(f64, |x| x, |x| x);
-wide!(f32, f64::from, |x: f64| x as f32);
-wide!(f16, f16::to_f64, f16::from_f64);
-wide!(bf16, bf16::to_f64, bf16::from_f64);
+scaled!(f64, |x: f64| (x * 0.0) as f32, |x: f64, s: f32| x * f64::from(s));
+scaled!(f32, |x: f32| x * 0.0, |x: f32, s: f32| x * s);
+// Products of these are exact in f64 and so rounded once.
+scaled!(f16, |x: f16| x.to_f32() * 0.0, |x: f16, s: f32| f16::from_f64(x.to_f64() * f64::from(s)));
+scaled!(bf16, |x: bf16| x.to_f32() * 0.0, |x: bf16, s: f32| bf16::from_f64(x.to_f64() * f64::from(s)));
 
-/// Independent accumulators within a chunk.
-const LANES: usize = 8;
+/// Independent accumulators within a chunk: enough that additions need not wait for each other.
+const LANES: usize = 32;
 
 /// `inverse · grads`, whether `grads` was finite, and the norm of the result.
 pub(crate) fn unscale(grads: Tree, inverse: f32) -> Result<Unscaled> {
@@ -129,15 +132,13 @@ pub(crate) fn unscale(grads: Tree, inverse: f32) -> Result<Unscaled> {
     }
     let device = grads.device();
     let (mut finite, mut squares) = (true, 0.0);
-    let grads = grads.map(|_, leaf| {
-        match host::update(leaf, |x| with_slice!(SliceMut, x, x => pass(x, f64::from(inverse)))) {
-            Ok((leaf, found)) => {
-                finite &= found.finite;
-                squares += found.squares;
-                leaf
-            }
-            Err(_) => unreachable!("every leaf is one of the host"),
+    let grads = grads.map(|_, leaf| match host::update(leaf, |x| with_slice!(SliceMut, x, x => pass(x, inverse))) {
+        Ok((leaf, found)) => {
+            finite &= found.finite;
+            squares += found.squares;
+            leaf
         }
+        Err(_) => unreachable!("every leaf is one of the host"),
     })?;
     let norm = match squares > 1e-270 && squares < f64::INFINITY {
         true => device.map_or(Scalar::from(squares.sqrt()), |device| Scalar::from_value(squares.sqrt(), &device)),
@@ -154,29 +155,28 @@ struct Found {
 }
 
 /// In place, in an order that does not depend on the number of threads.
-fn pass<E: Wide>(x: &mut [E], inverse: f64) -> Found {
+fn pass<E: Scaled>(x: &mut [E], inverse: f32) -> Found {
     let run = |x: &mut [E]| {
-        vectorised(|| {
-            // A product with 0 is 0, or NaN for what is not finite.
-            let (mut check, mut squares) = ([0.0; LANES], [0.0; LANES]);
-            let lane = |x: &mut E, check: &mut f64, square: &mut f64| {
-                let wide = x.wide();
-                *check += wide * 0.0;
-                let small = E::narrow(wide * inverse);
-                *square += small.wide() * small.wide();
-                *x = small;
-            };
-            let mut groups = x.chunks_exact_mut(LANES);
-            for group in &mut groups {
-                for i in 0..LANES {
-                    lane(&mut group[i], &mut check[i], &mut squares[i]);
+        vectorised(
+            #[inline(always)]
+            || {
+                let (mut check, mut squares) = ([0.0; LANES], [0.0; LANES]);
+                let (groups, rest) = x.as_chunks_mut::<LANES>();
+                for group in groups {
+                    for i in 0..LANES {
+                        check[i] += group[i].check();
+                        group[i] = group[i].scale(inverse);
+                        squares[i] += group[i].wide() * group[i].wide();
+                    }
                 }
-            }
-            for (i, x) in groups.into_remainder().iter_mut().enumerate() {
-                lane(x, &mut check[i], &mut squares[i]);
-            }
-            Found { finite: check.iter().all(|c| *c == 0.0), squares: squares.iter().sum() }
-        })
+                for (i, x) in rest.iter_mut().enumerate() {
+                    check[i] += x.check();
+                    *x = x.scale(inverse);
+                    squares[i] += x.wide() * x.wide();
+                }
+                Found { finite: check.iter().all(|c| *c == 0.0), squares: squares.iter().sum() }
+            },
+        )
     };
     let found: Vec<Found> = match x.len() < PARALLEL {
         true => x.chunks_mut(CHUNK).map(run).collect(),

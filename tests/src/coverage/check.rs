@@ -5,8 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use core_tensor::{Batch, Program, Tree};
+use core_tensor::{Autocast, AutocastReport, Batch, Program, Tree};
 
+use super::Case;
 use crate::draw::Draw;
 
 /// How far numbers may be apart, relative to the largest of the leaf (or to a ten-thousandth of the largest of the
@@ -61,9 +62,28 @@ pub struct Measured {
     pub complaints: Vec<String>,
 }
 
+/// A case in mixed precision; errors are relative to the Euclidean norm.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mixed {
+    /// Error of the value, relative to its size and that of the gradient together.
+    pub value: f64,
+    /// Error of the gradient.
+    pub gradient: f64,
+    /// Error of `H·v`.
+    pub curvature: f64,
+    /// Whether every call gives the same value and gradient.
+    pub agrees: bool,
+    /// Value and gradient.
+    pub numbers: Vec<f64>,
+    /// What was cast.
+    pub report: AutocastReport,
+}
+
 /// What running a case gave.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
+    /// It was recorded and run in mixed precision.
+    Mixed(Mixed),
     /// It was recorded and run.
     Covered(Measured),
     /// The library refused to record it.
@@ -86,14 +106,7 @@ pub enum Outcome {
 /// Numbers by leaf.
 type Flat = Vec<(String, Vec<f64>)>;
 
-pub(super) fn check<M, B, F>(
-    model: &M,
-    batch: &B,
-    function: F,
-    limits: &Limits,
-    random: bool,
-    draw: &mut Draw,
-) -> Outcome
+pub(super) fn check<M, B, F>(model: &M, batch: &B, function: F, case: &Case, draw: &mut Draw) -> Outcome
 where
     M: Module + Sync + 'static,
     B: Batch + 'static,
@@ -111,8 +124,50 @@ where
         Ok(program) => program,
         Err(error) => return Outcome::Uncovered { error: error.to_string() },
     };
-    let eager = (!random).then_some((eager_value, eager_gradient));
-    run(Tree::from_module(model), batch, &program, eager, limits, draw)
+    let point = Tree::from_module(model);
+    if let Some(by) = &case.mixed {
+        return match catch_unwind(AssertUnwindSafe(|| mixed(&point, batch, &program, by, draw))) {
+            Ok(Ok(mixed)) => Outcome::Mixed(mixed),
+            Ok(Err(error)) => Outcome::Broken { error: error.to_string() },
+            Err(panic) => Outcome::Broken { error: format!("panicked: {}", words(panic.as_ref())) },
+        };
+    }
+    let eager = (!case.random).then_some((eager_value, eager_gradient));
+    run(point, batch, &program, eager, &case.limits, draw)
+}
+
+/// Value, gradient and curvature in mixed precision beside those of the program as it is.
+fn mixed<B: Batch>(
+    point: &Tree,
+    batch: &B,
+    program: &Program<B>,
+    by: &Autocast,
+    draw: &mut Draw,
+) -> core_tensor::Result<Mixed> {
+    let v = draw.direction(point);
+    let full = program.jvp(point, batch, &v)?;
+    let low = program.autocast(by);
+    let got = low.jvp(point, batch, &v)?;
+    let (gradient, curvature) = (flat(&got.gradient), flat(&got.hessian_vector));
+    let first = low.value_and_grad(point, batch)?;
+    let value = number(got.value);
+    let report = low.autocast_report(point, batch)?.expect("an autocast program");
+    let relative = |got: &Flat, want: &Flat| {
+        let difference = got
+            .iter()
+            .zip(want)
+            .map(|((name, a), (_, b))| (name.clone(), a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<f64>>()));
+        norm(&difference.collect()) / norm(want).max(1e-300)
+    };
+    let expected = number(full.value);
+    Ok(Mixed {
+        value: (value - expected).abs() / (expected.abs() + norm(&flat(&full.gradient))),
+        gradient: relative(&gradient, &flat(&full.gradient)),
+        curvature: relative(&curvature, &flat(&full.hessian_vector)),
+        agrees: number(first.value).to_bits() == value.to_bits() && flat(&first.gradient) == gradient,
+        numbers: std::iter::once(value).chain(gradient.into_iter().flat_map(|(_, leaf)| leaf)).collect(),
+        report,
+    })
 }
 
 /// The part that does not depend on the module's type, so that it is compiled once a kind of batch.

@@ -24,13 +24,13 @@ mod report;
 mod stochastic;
 mod tensors;
 
-pub use check::{Limits, Measured, Outcome};
+pub use check::{Limits, Measured, Mixed, Outcome};
 pub use report::{Row, markdown, stable};
 
 use burn::module::{Module, ModuleDisplay};
 use burn::nn::Identity;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use core_tensor::Batch;
+use core_tensor::{Autocast, Batch};
 
 use crate::draw::Draw;
 
@@ -70,6 +70,8 @@ pub struct Case {
     /// How far numbers may be apart.
     pub limits: Limits,
     random: bool,
+    /// Instead of the usual checks, those of the case in mixed precision.
+    mixed: Option<Autocast>,
     make: Make,
 }
 
@@ -80,6 +82,12 @@ impl Case {
         let hash = |state: u64, byte| (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
         let seed = self.name.bytes().fold(0xCBF2_9CE4_8422_2325, hash);
         (self.make)(self, &mut Draw::new(seed, device))
+    }
+
+    /// Compares the case in mixed precision with the case in `f32`, instead of the usual checks.
+    pub fn mixed(mut self, by: &Autocast) -> Self {
+        self.mixed = Some(by.clone());
+        self
     }
 
     /// Sets other limits.
@@ -191,9 +199,10 @@ impl Table {
             expect: Expect::Covered,
             limits: Limits::DOUBLE,
             random: false,
+            mixed: None,
             make: Box::new(move |case, draw| {
                 let (module, input, batch) = make(draw);
-                check::check(&Net { module, input }, &batch, function.clone(), &case.limits, case.random, draw)
+                check::check(&Net { module, input }, &batch, function.clone(), case, draw)
             }),
         });
         self.cases.last_mut().expect("just pushed")

@@ -48,6 +48,10 @@ pub fn markdown(rows: &[Row<'_>]) -> String {
                 let (first, second) = measured.operations;
                 format!("{first}, {second} | {gradient} | {} | {}", decade(measured.curvature), case.note)
             }
+            Outcome::Mixed(mixed) => {
+                let report = &mixed.report;
+                format!("{}, – | {:.0e} | {:.0e} | {report}", report.low_operations, mixed.gradient, mixed.curvature)
+            }
             Outcome::Uncovered { error } => format!("– | – | – | {}", remark(case.note, "not covered", error)),
             Outcome::NoGradientInBurn { message } => {
                 format!("– | – | – | {}", remark(case.note, "Burn has no gradient", message))

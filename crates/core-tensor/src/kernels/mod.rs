@@ -5,6 +5,7 @@ pub(crate) mod conv;
 pub(crate) mod elementary;
 pub(crate) mod fused;
 pub(crate) mod host;
+pub(crate) mod narrow;
 pub(crate) mod pool;
 pub(crate) mod slices;
 

@@ -100,6 +100,14 @@ pub enum ProgramError {
         /// The device of the point's first leaf.
         expected: String,
     },
+    /// Autocast to a type that the device lacks and that cannot be emulated there.
+    #[error("{device} has no {dtype}, and emulation runs on the host backends (flex, ndarray)")]
+    Unsupported {
+        /// The 16-bit type.
+        dtype: String,
+        /// The device.
+        device: String,
+    },
     /// A finite-difference step that is zero, negative or not a number.
     #[error("step is {step}, but must be > 0 and finite")]
     Step {

@@ -10,11 +10,15 @@
 //! | [`Program::jvp`] | `f`, `∇f`, `∇²f·v` (and `⟨∇f, v⟩`) in one pass | 2 to 2.5 |
 //! | [`Program::linearize`] then [`Linearized::hvp`] | many `∇²f·v` at one point | 1 + 1.3 each |
 //! | [`Program::vjp`], [`Program::jacobian`] | `cᵢᵀJ` for many `cᵢ` from one forward pass | 1/3 + 2/3 each |
+//! | [`Program::scaled_value_and_grad`] | `f(x)`, `s·∇f(x)` for loss scaling | 1 |
+//! | [`Program::pushforward`] | `J·v` for many `v` from one forward pass | 1/3 + 1/3 each |
 //! | [`Program::per_sample`] | `‖∇fᵢ(x)‖` of every sample, then `Σ wᵢ∇fᵢ(x)` | 1 to 1.5 |
 //!
 //! The Hessian-vector product is forward over reverse: the tangent of the recorded gradient (Pearlmutter, "Fast exact
 //! multiplication by the Hessian", 1994; Griewank & Walther, "Evaluating Derivatives", 2008, ch. 5). It is exact up to
 //! rounding; nothing is differenced.
+//!
+//! [`Program::autocast`] gives the same function in mixed precision, for every call of the table.
 //!
 //! # Rules
 //! - The function's result has shape `[outputs]`; one output is a loss.
@@ -30,6 +34,7 @@
 //!   derivative of that shortened gradient, through the detached value too; other frameworks stop there.
 //! - A leaf that the value does not depend on has no gradient. It is listed in `absent`, not reported as zero.
 
+mod autocast;
 mod batch;
 mod difference;
 mod error;
@@ -44,6 +49,7 @@ mod samples;
 mod simplify;
 mod stage;
 mod tangent;
+mod variable;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -54,14 +60,17 @@ use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Shape, Tensor, TensorData};
 
+pub use autocast::{Autocast, AutocastReport, Precision};
 pub use batch::{Batch, BatchMapper, Frozen};
 pub use difference::central_difference;
 pub use error::ProgramError;
+pub use variable::Variable;
 
 use crate::error::{Error, Result};
 use crate::random::Random;
 use crate::scalar::Scalar;
 use crate::tree::{LeafName, Tree};
+use autocast::Mode;
 use execute::Schedule;
 use graph::{Entry, Graph, Source};
 use record::{BatchValues, ModuleValues, Recording, Spec, Tape, Trainable, Want};
@@ -99,7 +108,7 @@ impl Jvp {
     }
 }
 
-type Body<B> = Box<dyn Fn(&mut Tape, &B) -> Tensor<1> + Send + Sync>;
+type Body<B> = Arc<dyn Fn(&mut Tape, &B) -> Tensor<1> + Send + Sync>;
 
 /// A recorded function of a point (a [`Tree`]) and a [`Batch`].
 ///
@@ -131,10 +140,15 @@ pub struct Program<B> {
     shapes: Vec<Shape>,
     /// Frozen parameters and running state, as at recording.
     buffers: Vec<DispatchTensor>,
-    recordings: Mutex<HashMap<(Key, Want), Arc<Recording>>>,
-    plans: Mutex<HashMap<(Key, Kind), Arc<Plan>>>,
+    /// Shared with the same function in other precisions.
+    recordings: Arc<Cache<(Key, Want), Recording>>,
+    plans: Cache<(Key, Kind, Option<Mode>), Plan>,
     noise: Mutex<Noise>,
+    autocast: Option<Autocast>,
 }
+
+/// What was made once, by what it was made for.
+type Cache<K, V> = Mutex<HashMap<K, Arc<V>>>;
 
 /// What a recording depends on: shapes and element types of the point and the batch.
 type Key = (Vec<Spec>, Vec<Spec>);
@@ -146,12 +160,16 @@ enum Kind {
     Value,
     /// Value and gradient.
     Gradient,
+    /// Value and gradient along a cotangent.
+    Scaled,
     /// Value, gradient, and the tangents of both.
     Jvp,
     /// Value and gradient first, tangents later.
     Linear,
     /// Value first, pullbacks later.
     Pullback,
+    /// Value first, its tangents later.
+    Pushforward,
     /// Values and norms of each sample's gradient first, weighted sums of them later.
     PerSample,
 }
@@ -168,6 +186,7 @@ struct Plan {
     /// Where the tangent of each present gradient is among the last stage's outputs.
     /// `None` is exactly zero: the gradient of a linear function does not move.
     tangents: Vec<Option<usize>>,
+    report: Option<AutocastReport>,
 }
 
 /// Random tensors of the current seed.
@@ -217,7 +236,7 @@ impl<B: Batch> Program<B> {
         model.visit(&mut ModuleValues { values: &mut buffers, skip: &trainable, floats: 0 });
         // A copy of its own: what the caller does to shared running state later does not reach it.
         let template = record::independent(model);
-        let body: Body<B> = Box::new(move |tape, batch| {
+        let body: Body<B> = Arc::new(move |tape, batch| {
             let model = record::instantiate_point(&template, tape, &trainable);
             function(&model, &record::record_batch(batch, tape))
         });
@@ -234,7 +253,7 @@ impl<B: Batch> Program<B> {
         function: impl Fn(&Tree, &B) -> Tensor<1> + Send + Sync + 'static,
     ) -> Result<Self> {
         let names = point.shared_names();
-        let body: Body<B> = Box::new(move |tape, batch| {
+        let body: Body<B> = Arc::new(move |tape, batch| {
             let leaves = names.iter().map(|_| tape.leaf()).collect();
             function(&Tree::from_parts(names.clone(), leaves), &record::record_batch(batch, tape))
         });
@@ -243,13 +262,73 @@ impl<B: Batch> Program<B> {
         Ok(program)
     }
 
+    /// Records `function` of two arguments, each a tree or a module.
+    ///
+    /// The point's leaves are those of the first argument, then those of the second, each path behind the argument's name and a
+    /// slash: `x/weight`. One tangent in the second argument alone gives `∂²zz f·v` and the mixed product `∂x∂z f·v` at once.
+    ///
+    /// # Errors
+    /// As [`Program::record_first_order`]; two arguments of one name. Missing tangent rules show when they are first needed,
+    /// unless [`Program::require_second_order`] asks.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::{Device, Tensor}};
+    /// use core_tensor::{Program, Tree};
+    /// # fn main() -> core_tensor::Result<()> {
+    /// let device = Device::default();
+    /// let decay = Tree::empty().push("decay", Tensor::<1>::from_data([0.5], &device))?;
+    /// let model = LinearConfig::new(3, 1).init(&device);
+    /// let input = Tensor::<2>::ones([4, 3], &device);
+    /// let program = Program::record_pair(("x", &decay), ("z", &model), &input, |decay, model, input| {
+    ///     let fit = model.forward(input.clone()).square().mean();
+    ///     fit + decay.get::<1>("decay").unwrap() * model.weight.val().square().sum()
+    /// })?;
+    /// let point = Program::<Tensor<2>>::pair(("x", &decay), ("z", &Tree::from_module(&model)))?;
+    /// let out = program.value_and_grad(&point, &input)?;
+    /// assert_eq!(out.gradient.names()[0].path, "x/decay");
+    /// # Ok(()) }
+    /// ```
+    pub fn record_pair<X: Variable, Z: Variable>(
+        first: (&str, &X),
+        second: (&str, &Z),
+        batch: &B,
+        function: impl Fn(&X, &Z, &B) -> Tensor<1> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let point = Self::pair((first.0, &first.1.to_tree()), (second.0, &second.1.to_tree()))?;
+        let mut buffers = first.1.buffers();
+        buffers.extend(second.1.buffers());
+        let (x, z) = (first.1.template(), second.1.template());
+        let body: Body<B> = Arc::new(move |tape, batch| {
+            let mut buffer = 0;
+            let (x, z) = (x.trace(tape, &mut buffer), z.trace(tape, &mut buffer));
+            function(&x, &z, &record::record_batch(batch, tape))
+        });
+        Self::new(body, &point, batch, buffers)
+    }
+
+    /// The point of a program recorded by [`Program::record_pair`].
+    ///
+    /// # Errors
+    /// [`Error::DuplicateLeaf`] if both arguments have one name and share a path.
+    pub fn pair(first: (&str, &Tree), second: (&str, &Tree)) -> Result<Tree> {
+        variable::join([first, second])
+    }
+
+    /// Prepares second derivatives, so that a missing rule shows now.
+    ///
+    /// # Errors
+    /// [`ProgramError::NoTangentRule`].
+    pub fn require_second_order(&self, point: &Tree, batch: &B) -> Result<()> {
+        self.check_second_order(point, batch)
+    }
+
     /// `f(x)`, shape `[outputs]`.
     ///
     /// # Errors
     /// A point that is not of the recorded structure; [`ProgramError`] where new shapes cannot be recorded.
     pub fn value(&self, point: &Tree, batch: &B) -> Result<Tensor<1>> {
         let run = self.prepare(Kind::Value, point, batch)?;
-        Ok(Tensor::from_dispatch(self.start(&run, None)?.swap_remove(0)))
+        Ok(Tensor::from_dispatch(self.start(&run, Seed::default())?.swap_remove(0)))
     }
 
     /// `f(x)` and `∇f(x)` of a loss.
@@ -259,7 +338,21 @@ impl<B: Batch> Program<B> {
     pub fn value_and_grad(&self, point: &Tree, batch: &B) -> Result<Gradient> {
         let run = self.prepare(Kind::Gradient, point, batch)?;
         self.scalar("value_and_grad", &run.plan)?;
-        let mut out = self.start(&run, None)?.into_iter();
+        let mut out = self.start(&run, Seed::default())?.into_iter();
+        Ok(self.gradient(&run.plan, &mut out))
+    }
+
+    /// `f(x)` and `scale·∇f(x)`, the backward pass begun with `scale` instead of one: loss scaling, with the loss itself.
+    ///
+    /// Gradients that would vanish in 16 bits do not; those that leave the range are infinite or NaN. Without
+    /// [`autocast`](Self::autocast) it is the gradient times the scale, up to rounding.
+    ///
+    /// # Errors
+    /// As [`Program::value_and_grad`].
+    pub fn scaled_value_and_grad(&self, point: &Tree, batch: &B, scale: f32) -> Result<Gradient> {
+        let run = self.prepare(Kind::Scaled, point, batch)?;
+        self.scalar("scaled_value_and_grad", &run.plan)?;
+        let mut out = self.start(&run, Seed { scale: Some(scale), ..Seed::default() })?.into_iter();
         Ok(self.gradient(&run.plan, &mut out))
     }
 
@@ -273,7 +366,7 @@ impl<B: Batch> Program<B> {
         let run = self.prepare(Kind::Jvp, point, batch)?;
         self.scalar("jvp", &run.plan)?;
         check_direction(point, direction, &run.device)?;
-        let out = self.start(&run, Some(direction))?;
+        let out = self.start(&run, Seed { direction: Some(direction), ..Seed::default() })?;
         let mut stream = out.iter().cloned();
         let Gradient { value, gradient, absent } = self.gradient(&run.plan, &mut stream);
         let hessian_vector = tangents(&run.plan, &out, &gradient);
@@ -298,7 +391,7 @@ impl<B: Batch> Program<B> {
     pub fn linearize(&self, point: &Tree, batch: &B) -> Result<Linearized> {
         let run = self.prepare(Kind::Linear, point, batch)?;
         self.scalar("linearize", &run.plan)?;
-        let mut out = self.start(&run, None)?;
+        let mut out = self.start(&run, Seed::default())?;
         let kept = out.split_off(1 + run.plan.present.len());
         let Gradient { value, gradient, absent } = self.gradient(&run.plan, &mut out.into_iter());
         Ok(Linearized { value, gradient, absent, point: point.clone(), kept, plan: run.plan, device: run.device })
@@ -322,9 +415,33 @@ impl<B: Batch> Program<B> {
     /// As [`Program::value`].
     pub fn pullback(&self, point: &Tree, batch: &B) -> Result<Pullback> {
         let run = self.prepare(Kind::Pullback, point, batch)?;
-        let mut kept = self.start(&run, None)?;
+        let mut kept = self.start(&run, Seed::default())?;
         let value = Tensor::from_dispatch(kept.remove(0));
         Ok(Pullback { value, names: self.present_names(&run.plan), kept, plan: run.plan, device: run.device })
+    }
+
+    /// Runs the forward pass once and keeps what every directional derivative `v ↦ J·v` shares.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use core_tensor::{Program, Tree};
+    /// # fn main() -> core_tensor::Result<()> {
+    /// let device = Device::default();
+    /// let x = Tree::empty().push("x", Tensor::<1>::from_data([1.0, 2.0, 3.0], &device))?;
+    /// let program = Program::record_tree(&x, &(), |x, _| x.get::<1>("x").unwrap().square())?;
+    /// let push = program.pushforward(&x, &())?;
+    /// // J = diag(2x)
+    /// assert_eq!(push.apply(&x)?.try_into_vec_as::<f32>().unwrap(), [2.0, 8.0, 18.0]);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Program::value`]; [`ProgramError::NoTangentRule`].
+    pub fn pushforward(&self, point: &Tree, batch: &B) -> Result<Pushforward> {
+        let run = self.prepare(Kind::Pushforward, point, batch)?;
+        let mut kept = self.start(&run, Seed::default())?;
+        let value = Tensor::from_dispatch(kept.remove(0));
+        Ok(Pushforward { value, point: point.clone(), kept, plan: run.plan, device: run.device })
     }
 
     /// `f(x)` and the rows of its Jacobian, one tree an output, from one forward pass.
@@ -393,7 +510,7 @@ impl<B: Batch> Program<B> {
             let kept = zeros.collect();
             return Ok(PerSample { values, squared_norms, names, kept, plan: run.plan, device: run.device });
         }
-        let mut out = self.start(&run, None)?;
+        let mut out = self.start(&run, Seed::default())?;
         let kept = out.split_off(1 + leaves);
         let mut out = out.into_iter().map(Tensor::from_dispatch);
         let values = out.next().expect("the values are the first output");
@@ -407,6 +524,53 @@ impl<B: Batch> Program<B> {
         *lock(&self.noise) = Noise { seed, drawn: HashMap::new() };
     }
 
+    /// The same function in mixed precision: each operation in the type that the rule of `autocast` gives it.
+    ///
+    /// Point, batch, value, gradient and tangents keep their types, every call works as before, and shapes met later are rewritten
+    /// alike. Recordings are shared with this program; a value is the same in every call. On a host device that lacks the
+    /// type it is emulated; [`Program::autocast_report`] says so.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::{DType, Device, Distribution, FloatDType, Tensor}};
+    /// use core_tensor::{Autocast, Precision, Program, Tree};
+    /// # fn main() -> core_tensor::Result<()> {
+    /// let device = Device::default();
+    /// let model = LinearConfig::new(3, 2).init(&device);
+    /// let x = Tensor::<2>::random([8, 3], Distribution::Default, &device);
+    /// let program = Program::record(&model, &x, |model, x| model.forward(x.clone()).sum())?;
+    /// // Everything where its operands are, except layers and matrix products: `mixed_precision` has complete lists.
+    /// let rule = |operation: &_| match operation {
+    ///     burn::backend::ir::OperationIr::Module(_) => Precision::Low,
+    ///     _ => Precision::Promote,
+    /// };
+    /// let mixed = program.autocast(&Autocast::new(FloatDType::BF16, rule)?);
+    /// let out = mixed.value_and_grad(&Tree::from_module(&model), &x)?;
+    /// assert_eq!(out.gradient.get::<2>("weight")?.dtype(), DType::F32);
+    /// println!("{}", mixed.autocast_report(&Tree::from_module(&model), &x)?.unwrap());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn autocast(&self, autocast: &Autocast) -> Self {
+        Program {
+            body: self.body.clone(),
+            names: self.names.clone(),
+            shapes: self.shapes.clone(),
+            buffers: self.buffers.clone(),
+            recordings: self.recordings.clone(),
+            plans: Mutex::default(),
+            noise: Mutex::new(Noise { seed: lock(&self.noise).seed, drawn: HashMap::new() }),
+            autocast: Some(autocast.clone()),
+        }
+    }
+
+    /// What [`autocast`](Self::autocast) made of value and gradient for such a point and batch; `None` without it.
+    ///
+    /// # Errors
+    /// As [`Program::value`].
+    pub fn autocast_report(&self, point: &Tree, batch: &B) -> Result<Option<AutocastReport>> {
+        Ok(self.prepare(Kind::Gradient, point, batch)?.plan.report.clone())
+    }
+
     /// Number of operations in the recorded value and gradient, and in the pass that also gives tangents.
     ///
     /// # Errors
@@ -416,6 +580,13 @@ impl<B: Batch> Program<B> {
         let jvp = self.prepare(Kind::Jvp, point, batch)?.plan;
         Ok((gradient.first.len(), jvp.first.len()))
     }
+}
+
+/// The varying inputs of a first stage besides point and batch.
+#[derive(Clone, Copy, Default)]
+struct Seed<'a> {
+    direction: Option<&'a Tree>,
+    scale: Option<f32>,
 }
 
 /// A plan with everything that a run needs but the varying inputs.
@@ -434,9 +605,10 @@ impl<B: Batch> Program<B> {
             names: point.shared_names(),
             shapes: point.iter().map(|(_, leaf)| leaf.shape()).collect(),
             buffers,
-            recordings: Mutex::new(HashMap::new()),
-            plans: Mutex::new(HashMap::new()),
+            recordings: Arc::default(),
+            plans: Mutex::default(),
             noise: Mutex::new(Noise { seed: 0, drawn: HashMap::new() }),
+            autocast: None,
         };
         program.prepare(Kind::Gradient, point, batch)?;
         Ok(program)
@@ -489,12 +661,14 @@ impl<B: Batch> Program<B> {
         for (index, tensor) in values.0.iter().enumerate() {
             on_device(tensor, &device, || format!("tensor {index} of the batch"))?;
         }
-        let cached = lock(&self.plans).get(&(key.clone(), kind)).cloned();
+        let mode = self.autocast.as_ref().map(|autocast| autocast.mode(&device)).transpose()?;
+        let slot = (key.clone(), kind, mode);
+        let cached = lock(&self.plans).get(&slot).cloned();
         let plan = match cached {
             Some(plan) => plan,
             None => {
-                let plan = Arc::new(self.plan(kind, &key, &device, batch)?);
-                lock(&self.plans).insert((key.clone(), kind), plan.clone());
+                let plan = Arc::new(self.plan(kind, &key, &device, batch, mode)?);
+                lock(&self.plans).insert(slot, plan.clone());
                 plan
             }
         };
@@ -515,9 +689,9 @@ impl<B: Batch> Program<B> {
         Ok(recording)
     }
 
-    fn plan(&self, kind: Kind, key: &Key, device: &Device, batch: &B) -> Result<Plan> {
+    fn plan(&self, kind: Kind, key: &Key, device: &Device, batch: &B, mode: Option<Mode>) -> Result<Plan> {
         let want = match kind {
-            Kind::Pullback | Kind::PerSample => Want::Pullback,
+            Kind::Scaled | Kind::Pullback | Kind::Pushforward | Kind::PerSample => Want::Pullback,
             _ => Want::Gradient,
         };
         let recording = self.recording(want, key, device, batch)?;
@@ -529,24 +703,37 @@ impl<B: Batch> Program<B> {
             second: None,
             guarded: None,
             tangents: Vec::new(),
+            report: None,
+        };
+        let gradients = 1 + plan.present.len();
+        // The last rewrite, of value, gradient and the rest; stages are split after it.
+        let mut report = None;
+        let mut cast = |graph: Graph| match self.autocast.as_ref().zip(mode) {
+            None => graph,
+            Some((by, mode)) => {
+                let parts = [1, gradients, graph.outputs.len()].map(|end| end.min(graph.outputs.len()));
+                let (graph, made) = autocast::autocast(graph, &parts, by, mode);
+                report = Some(made);
+                graph
+            }
         };
         match kind {
             Kind::Value => {
                 let mut graph = graph.clone();
                 graph.outputs.truncate(1);
-                plan.first = Schedule::new(simplify::simplify(graph));
+                plan.first = Schedule::new(cast(simplify::simplify(graph)));
             }
-            Kind::Gradient => plan.first = Schedule::new(graph.clone()),
+            Kind::Gradient | Kind::Scaled => plan.first = Schedule::new(cast(graph.clone())),
             Kind::Jvp => {
                 let (mut graph, tangents) = self.with_tangents(graph)?;
                 plan.tangents = append(&mut graph.outputs, tangents);
-                plan.first = Schedule::new(simplify::simplify(graph));
+                plan.first = Schedule::new(cast(simplify::simplify(graph)));
             }
             Kind::Linear => {
                 let (mut graph, tangents) = self.with_tangents(graph)?;
                 let stable = graph.outputs.len();
                 plan.tangents = append(&mut graph.outputs, tangents);
-                let mut graph = simplify::simplify(graph);
+                let mut graph = cast(simplify::simplify(graph));
                 let late = graph.outputs.split_off(stable);
                 let early = std::mem::take(&mut graph.outputs);
                 let (first, second) = stage::split(&graph, |s| matches!(s, Source::Direction(_)), early, late);
@@ -555,9 +742,25 @@ impl<B: Batch> Program<B> {
                 plan.second = Some(Schedule::new(second));
             }
             Kind::Pullback => {
+                let graph = cast(graph.clone());
                 let early = graph.outputs[..1].to_vec();
                 let late = graph.outputs[1..].to_vec();
-                let (first, second) = stage::split(graph, |s| matches!(s, Source::Cotangent), early, late);
+                let (first, second) = stage::split(&graph, |s| matches!(s, Source::Cotangent), early, late);
+                plan.first = Schedule::new(first);
+                plan.second = Some(Schedule::new(second));
+            }
+            Kind::Pushforward => {
+                let mut graph = graph.clone();
+                graph.outputs.truncate(1);
+                let graph = simplify::simplify(graph);
+                let (mut graph, tangents) =
+                    tangent::tangents(&graph).map_err(|missing| self.no_rule(&graph, missing))?;
+                plan.tangents = append(&mut graph.outputs, tangents);
+                let mut graph = cast(simplify::simplify(graph));
+                let late = graph.outputs.split_off(1);
+                let early = std::mem::take(&mut graph.outputs);
+                let (first, second) = stage::split(&graph, |s| matches!(s, Source::Direction(_)), early, late);
+                plan.tangents.iter_mut().flatten().for_each(|position| *position -= 1);
                 plan.first = Schedule::new(first);
                 plan.second = Some(Schedule::new(second));
             }
@@ -573,7 +776,7 @@ impl<B: Batch> Program<B> {
                     };
                     Error::Program(ProgramError::SamplesMixed { operation: refused.operation, path })
                 })?;
-                let mut graph = simplify::simplify(rewritten);
+                let mut graph = cast(simplify::simplify(rewritten));
                 let late = graph.outputs.split_off(1 + leaves);
                 let early = std::mem::take(&mut graph.outputs);
                 let (first, mut second) = stage::split(&graph, |s| matches!(s, Source::Weight(_)), early, late);
@@ -587,17 +790,20 @@ impl<B: Batch> Program<B> {
                 }
             }
         }
+        plan.report = report;
         Ok(plan)
     }
 
     /// The graph with the tangents of the gradients. The value's own tangent is left out: it is `⟨∇f, v⟩`.
     fn with_tangents(&self, graph: &Graph) -> Result<(Graph, Vec<Option<TensorIr>>)> {
-        let (graph, mut tangents) = tangent::tangents(graph).map_err(|missing| {
-            let path = record::module_path(graph, &missing.reads, &|leaf| self.path(leaf));
-            Error::Program(ProgramError::NoTangentRule { operation: missing.operation, path })
-        })?;
+        let (graph, mut tangents) = tangent::tangents(graph).map_err(|missing| self.no_rule(graph, missing))?;
         tangents.remove(0);
         Ok((graph, tangents))
+    }
+
+    fn no_rule(&self, graph: &Graph, missing: tangent::Missing) -> Error {
+        let path = record::module_path(graph, &missing.reads, &|leaf| self.path(leaf));
+        Error::Program(ProgramError::NoTangentRule { operation: missing.operation, path })
     }
 
     fn path(&self, leaf: usize) -> String {
@@ -605,18 +811,23 @@ impl<B: Batch> Program<B> {
     }
 
     /// Runs the first stage.
-    fn start(&self, run: &Run<'_>, direction: Option<&Tree>) -> Result<Vec<DispatchTensor>> {
+    fn start(&self, run: &Run<'_>, seed: Seed<'_>) -> Result<Vec<DispatchTensor>> {
         let entries = run.plan.first.entries.iter().map(|entry| match &entry.source {
             Source::Point(leaf) => run.point.leaf(*leaf).1.clone(),
             Source::Direction(leaf) => {
-                let direction = direction.expect("plans with a direction are given one");
+                let direction = seed.direction.expect("plans with a direction are given one");
                 along(direction.leaf(*leaf).1, run.point.leaf(*leaf).1)
             }
             Source::Batch(tensor) => run.batch[*tensor].clone(),
             Source::Buffer(tensor) => self.buffers[*tensor].clone(),
             Source::Constant(data) => self.fixed(run, entry, |_| upload(data.clone(), entry, &run.device)),
             Source::Noise(distribution) => self.fixed(run, entry, |seed| draw(*distribution, seed, entry, &run.device)),
-            Source::Kept(_) | Source::Cotangent | Source::Weight(_) => unreachable!("belongs to the second stage"),
+            Source::Cotangent => {
+                let scale = seed.scale.expect("plans with a cotangent in the first stage are given a scale");
+                let (shape, dtype) = (entry.tensor.shape.clone(), entry.tensor.dtype);
+                Dispatch::float_full(shape, f64::from(scale).into(), run.device.as_dispatch(), dtype.into())
+            }
+            Source::Kept(_) | Source::Weight(_) => unreachable!("belongs to the second stage"),
         });
         Ok(run.plan.first.run(entries.collect(), run.device.as_dispatch())?)
     }
@@ -719,6 +930,37 @@ impl Pullback {
         });
         let out = schedule.run(entries.collect(), self.device.as_dispatch())?;
         Ok(Tree::from_parts(self.names.clone(), out))
+    }
+}
+
+/// A forward pass ready to be pushed along any direction. Made by [`Program::pushforward`].
+pub struct Pushforward {
+    /// `f(x)`, shape `[outputs]`.
+    pub value: Tensor<1>,
+    point: Tree,
+    kept: Vec<DispatchTensor>,
+    plan: Arc<Plan>,
+    device: Device,
+}
+
+impl Pushforward {
+    /// `J·v`, shape `[outputs]`, for a direction with the point's leaves.
+    ///
+    /// # Errors
+    /// A direction that does not match the point.
+    pub fn apply(&self, direction: &Tree) -> Result<Tensor<1>> {
+        check_direction(&self.point, direction, &self.device)?;
+        let [Some(position)] = self.plan.tangents[..] else {
+            return Ok(self.value.zeros_like());
+        };
+        let schedule = self.plan.second.as_ref().expect("a pushforward plan has two stages");
+        let entries = schedule.entries.iter().map(|entry| match entry.source {
+            Source::Direction(leaf) => along(direction.leaf(leaf).1, self.point.leaf(leaf).1),
+            Source::Kept(value) => self.kept[value].clone(),
+            _ => unreachable!("the second stage reads directions and kept values"),
+        });
+        let mut out = schedule.run(entries.collect(), self.device.as_dispatch())?;
+        Ok(Tensor::from_dispatch(out.swap_remove(position)))
     }
 }
 

@@ -10,6 +10,7 @@ use burn::backend::ops::{ActivationOps, BoolTensorOps, FloatTensorOps, IntTensor
 use burn::backend::{Dispatch as B, DispatchDevice, DispatchTensor};
 use burn::tensor::{BoolDType, Scalar};
 
+use super::autocast;
 use super::graph::index;
 use crate::kernels::{conv, elementary, pool};
 
@@ -104,7 +105,8 @@ pub(crate) fn execute(operation: &OperationIr, v: &Values<'_>) -> bool {
         OperationIr::Float(_, op) => float(op, v),
         OperationIr::Module(op) => module(op, v),
         OperationIr::Activation(op) => activation(op, v),
-        OperationIr::Init(_) | OperationIr::Custom(_) | OperationIr::Drop(_) | OperationIr::Distributed(_) => false,
+        OperationIr::Custom(op) => autocast::execute(op, v),
+        OperationIr::Init(_) | OperationIr::Drop(_) | OperationIr::Distributed(_) => false,
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) struct Recording {
 }
 
 /// A function under recording: makes the capture tensors and remembers where each comes from.
-pub(crate) struct Tape {
+pub struct Tape {
     device: Device,
     /// What the leaves look like.
     point: Vec<Spec>,

@@ -146,8 +146,8 @@ impl Tree {
         self.each(kernels::finite_or_zero)
     }
 
-    /// Apply a function to each leaf. The results are taken off their autodiff tape; shapes may
-    /// change.
+    /// Apply a function to each leaf. The results are taken off their autodiff tape, except while a
+    /// [`Program`](crate::Program) is recorded; shapes may change.
     ///
     /// # Errors
     /// [`Error::NotFloat`] if the function returns an integer or boolean tensor.
@@ -197,7 +197,7 @@ impl Tree {
         let (names, leaves) = self.into_parts();
         let leaves = names.iter().zip(leaves).map(|(name, leaf)| {
             let shape = leaf.shape();
-            let y = f(name, kernels::flat(leaf)).inner().into_dispatch();
+            let y = super::inner(f(name, kernels::flat(leaf)).into_dispatch());
             match y.shape().num_elements() == shape.num_elements() {
                 true => Ok(Dispatch::float_reshape(y, shape)),
                 false => Err(Error::Shape {

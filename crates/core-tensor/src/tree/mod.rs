@@ -265,9 +265,10 @@ impl fmt::Debug for Tree {
     }
 }
 
-/// A tensor off its autodiff tape.
+/// A tensor off its autodiff tape; one that a [`Program`](crate::Program) is recording stays, or it would lose its gradient.
 fn inner(leaf: DispatchTensor) -> DispatchTensor {
-    match leaf.kind {
+    match &leaf.kind {
+        DispatchTensorKind::Autodiff(tensor) if matches!(**tensor, DispatchTensorKind::Capture(_)) => leaf,
         DispatchTensorKind::Autodiff(_) => <Dispatch as AutodiffBackend>::inner(leaf),
         _ => leaf,
     }

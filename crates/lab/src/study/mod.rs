@@ -9,6 +9,7 @@
 //! ```
 
 pub mod clipping;
+pub mod precision;
 mod toolkit;
 
 use std::fmt::Write;
@@ -31,22 +32,26 @@ pub use toolkit::Progress;
 pub enum Study {
     /// Gradient clipping.
     Clipping,
+    /// Low precision.
+    Precision,
 }
 
 impl Study {
     /// Every study, in the order of a report on all.
-    pub const ALL: &'static [Self] = &[Self::Clipping];
+    pub const ALL: &'static [Self] = &[Self::Clipping, Self::Precision];
 
     /// Its name on the command line and in `results.json`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Clipping => "clipping",
+            Self::Precision => "precision",
         }
     }
 
     fn title(self) -> &'static str {
         match self {
             Self::Clipping => "Gradient clipping",
+            Self::Precision => "Low precision",
         }
     }
 
@@ -54,12 +59,14 @@ impl Study {
     fn units(self) -> u64 {
         match self {
             Self::Clipping => clipping::UNITS,
+            Self::Precision => precision::UNITS,
         }
     }
 
     fn run(self, setting: &Setting<'_>) -> Result<Finding> {
         match self {
             Self::Clipping => clipping::run(setting),
+            Self::Precision => precision::run(setting),
         }
     }
 }

@@ -1,11 +1,14 @@
-//! `bench [--only PART] [--peers-file FILE] [--markdown FILE]`: times of programs, trees and clipping as ratios of one run.
+//! `bench [--only PART] [--peers-file FILE] [--markdown FILE]`: times of programs, mixed precision, trees, clipping and precision as
+//! ratios of one run.
 //!
 //! Every figure is the median of interleaved repetitions, so that a slow moment of the machine falls on all sides alike.
 //! The allocator is mimalloc, as in `lab`. `memory` measures peaks.
 
 #![forbid(unsafe_code)]
 
+mod autocast;
 mod clipping;
+mod precision;
 mod programs;
 mod trees;
 
@@ -20,7 +23,7 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// What can be measured alone.
-const PARTS: [&str; 6] = ["mlp", "cnn", "transformer", "trees", "clipping", "samples"];
+const PARTS: [&str; 8] = ["mlp", "cnn", "transformer", "autocast", "trees", "clipping", "samples", "precision"];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -46,6 +49,9 @@ fn main() -> ExitCode {
     let mut report = String::new();
     let wanted = |part: &str| only.as_ref().is_none_or(|only| only == part);
     programs::run(&mut report, &peers, &wanted);
+    if wanted("autocast") {
+        autocast::run(&mut report);
+    }
     if wanted("trees") {
         trees::run(&mut report, &peers);
     }
@@ -54,6 +60,9 @@ fn main() -> ExitCode {
     }
     if wanted("samples") {
         clipping::per_sample(&mut report, &peers);
+    }
+    if wanted("precision") {
+        precision::run(&mut report, &peers);
     }
     print!("{report}");
     if let Some(file) = markdown
@@ -76,7 +85,7 @@ fn read_peers(file: &str) -> Result<Peers, String> {
         let value: serde_json::Value =
             serde_json::from_str(line).map_err(|error| format!("{file}:{}: {error}", number + 1))?;
         let field = |name: &str| value[name].as_str().unwrap_or_default().to_string();
-        let (model, what) = match ["tree", "clipping"].into_iter().find(|kind| value[kind].is_string()) {
+        let (model, what) = match ["tree", "clipping", "precision"].into_iter().find(|kind| value[kind].is_string()) {
             Some(kind) => (field(kind), kind.to_string()),
             None => (field("model"), field("what")),
         };
