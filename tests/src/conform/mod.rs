@@ -4,6 +4,7 @@
 //! `{"shape", "data"}` with row-major numbers, where `"nan"`, `"inf"` and `"-inf"` stand for the numbers JSON
 //! lacks. [`OPERATIONS`] says which operations are known; a crate that brings a new one adds a line there.
 
+pub mod adversarial;
 pub mod aggregate;
 pub mod clipping;
 pub mod hvp;
@@ -30,13 +31,16 @@ pub const OPERATIONS: &[(&str, Operation)] = &[
     ("autoclip_trace", clipping::autoclip_trace),
     ("clip_by_global_norm", clipping::clip_by_global_norm),
     ("clip_by_value", clipping::clip_by_value),
+    ("dlr_loss", adversarial::dlr),
     ("dp_epsilon", clipping::dp_epsilon),
     ("per_sample_clip", clipping::per_sample_clip),
     ("hvp", hvp::run),
     ("loss_scale_trace", precision::loss_scale_trace),
     ("mx_quantize", precision::mx_quantize),
+    ("project", adversarial::project),
     ("quadratic_hypergradient", quadratic_hypergradient::run),
     ("quantize", precision::quantize),
+    ("smoothing_certificate", adversarial::smoothing),
     ("zclip_trace", clipping::zclip_trace),
 ];
 

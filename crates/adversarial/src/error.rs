@@ -1,0 +1,69 @@
+//! The error type of this crate.
+
+/// A result whose error is [`Error`] unless said otherwise.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong in this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A parameter is outside its range.
+    #[error("{parameter} = {value} is out of range, expected {bound}")]
+    Parameter {
+        /// Name of the parameter.
+        parameter: &'static str,
+        /// The value given.
+        value: f64,
+        /// The range, in words.
+        bound: &'static str,
+    },
+    /// A tensor that does not fit the others.
+    #[error("{what} has shape {actual:?}, expected {expected}")]
+    Shape {
+        /// The tensor.
+        what: &'static str,
+        /// Its shape.
+        actual: Vec<usize>,
+        /// What would fit, in words.
+        expected: String,
+    },
+    /// A label that is no class.
+    #[error("{what} of example {example} is {label}, the model has {classes} classes")]
+    Label {
+        /// Which labels.
+        what: &'static str,
+        /// Row of the batch.
+        example: usize,
+        /// The label.
+        label: i64,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// A loss or an attack that needs more classes than the model has.
+    #[error("{what} needs at least {needed} classes, the model has {classes}")]
+    TooFewClasses {
+        /// The loss or the attack.
+        what: &'static str,
+        /// Classes it needs.
+        needed: usize,
+        /// Classes there are.
+        classes: usize,
+    },
+    /// An input that is outside the model's bounds, or no number.
+    #[error("element {element} of example {example} is {value}, outside of [{low}, {high}]")]
+    OutOfBounds {
+        /// Row of the batch.
+        example: usize,
+        /// Place in the example, row-major.
+        element: usize,
+        /// The value.
+        value: f64,
+        /// Lower bound of the model's inputs.
+        low: f64,
+        /// Upper bound of the model's inputs.
+        high: f64,
+    },
+    /// An error of the core.
+    #[error(transparent)]
+    Core(#[from] core_tensor::Error),
+}
