@@ -48,7 +48,7 @@ struct Results {
 /// Runs all experiments.
 ///
 /// # Errors
-/// Those of the computation, and [`Error::Interrupted`](crate::error::Error::Interrupted).
+/// Those of the computation, and [`Error::Interrupted`], and [`Error::MissingData`] where no backend has `f64`.
 pub fn run(setting: &Setting<'_>) -> Result<Finding> {
     if !host_device().supports_dtype(FloatDType::F64) {
         return Err(Error::MissingData {
