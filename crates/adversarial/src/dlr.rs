@@ -173,7 +173,7 @@ mod tests {
         let (two, y) = tensors(&[1.0, 2.0], &[0], &device);
         assert_eq!(
             dlr_loss(two, &y).unwrap_err().to_string(),
-            "the DLR loss needs at least 3 classes, the model has 2 classes"
+            "the DLR loss needs at least 3 classes, the model has 2"
         );
         let (three, y) = tensors(&[1.0, 2.0, 3.0], &[0], &device);
         assert!(matches!(dlr_loss_targeted(three.clone(), &y, &y), Err(Error::TooFewClasses { needed: 4, .. })));
