@@ -1,6 +1,7 @@
 //! How much the tasks' gradients are in each other's way, from their Gramian alone.
 
 use crate::model::{ModelError, Result};
+use crate::solvers::{Matrix, eigen};
 
 /// Norms, cosines and condition number of the tasks' gradients, for every step's report.
 ///
@@ -96,41 +97,14 @@ fn condition(eigenvalues: Vec<f64>) -> f64 {
     }
 }
 
-/// Eigenvalues of a symmetric matrix by cyclic Jacobi rotations (C. G. J. Jacobi, 1846; G. H. Golub and C. F. Van Loan, "Matrix
-/// Computations", section 8.5).
+/// Eigenvalues of a symmetric matrix of any scale.
 fn eigenvalues(matrix: &[f64], n: usize) -> Vec<f64> {
     let scale = matrix.iter().fold(0.0f64, |a, b| a.max(b.abs()));
     if scale == 0.0 {
         return vec![0.0; n];
     }
-    let mut a: Vec<f64> = matrix.iter().map(|x| x / scale).collect();
-    for _sweep in 0..64 {
-        let off: f64 = (0..n * n).filter(|k| k / n != k % n).map(|k| a[k] * a[k]).sum();
-        if off <= f64::MIN_POSITIVE {
-            break;
-        }
-        for p in 0..n {
-            for q in p + 1..n {
-                if a[p * n + q] == 0.0 {
-                    continue;
-                }
-                let theta = (a[q * n + q] - a[p * n + p]) / (2.0 * a[p * n + q]);
-                let t = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
-                let t = if theta == 0.0 { 1.0 } else { t };
-                let c = 1.0 / (t * t + 1.0).sqrt();
-                let s = t * c;
-                for k in 0..n {
-                    let (x, y) = (a[k * n + p], a[k * n + q]);
-                    (a[k * n + p], a[k * n + q]) = (c * x - s * y, s * x + c * y);
-                }
-                for k in 0..n {
-                    let (x, y) = (a[p * n + k], a[q * n + k]);
-                    (a[p * n + k], a[q * n + k]) = (c * x - s * y, s * x + c * y);
-                }
-            }
-        }
-    }
-    (0..n).map(|i| a[i * n + i] * scale).collect()
+    let scaled = Matrix::symmetric(n, |i, j| matrix[i * n + j] / scale);
+    eigen(&scaled).values.into_iter().map(|value| value * scale).collect()
 }
 
 #[cfg(test)]
