@@ -63,6 +63,26 @@ pub enum Error {
         /// Upper bound of the model's inputs.
         high: f64,
     },
+    /// An element type that is not handled.
+    #[error("{what} are {actual}, expected {expected}")]
+    ElementType {
+        /// Which tensor.
+        what: &'static str,
+        /// Its element type.
+        actual: String,
+        /// What is handled.
+        expected: &'static str,
+    },
+    /// An attack that cannot do what is asked.
+    #[error("{attack} does not support {what}, it supports {supported}")]
+    Unsupported {
+        /// The attack.
+        attack: String,
+        /// What was asked for.
+        what: String,
+        /// What it can do.
+        supported: &'static str,
+    },
     /// An error of the core.
     #[error(transparent)]
     Core(#[from] core_tensor::Error),

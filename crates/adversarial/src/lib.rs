@@ -12,13 +12,23 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod attack;
+mod classifier;
 mod dlr;
+pub mod engine;
 mod error;
+mod goal;
+mod loss;
 mod projection;
 mod smoothing;
 mod threat;
 
+pub use attack::{Attack, Fgsm, Pgd, Setting, Walk};
+pub use classifier::{Classifier, Pulled, Recorded, Taped};
 pub use dlr::{dlr_loss, dlr_loss_targeted};
+pub use engine::{Answer, Attacked, Case, Engine, Goals, Oracle, Outcome, Progress, Run, Search, Status};
 pub use error::{Error, Result};
+pub use goal::Goal;
+pub use loss::{Loss, LossFunction, Objective};
 pub use smoothing::{Certificate, smoothing_certificate};
 pub use threat::{Norm, Threat};

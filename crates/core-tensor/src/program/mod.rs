@@ -252,14 +252,26 @@ impl<B: Batch> Program<B> {
         batch: &B,
         function: impl Fn(&Tree, &B) -> Tensor<1> + Send + Sync + 'static,
     ) -> Result<Self> {
+        let program = Self::record_tree_first_order(point, batch, function)?;
+        program.check_second_order(point, batch)?;
+        Ok(program)
+    }
+
+    /// As [`Program::record_tree`] for a function that will be asked for values and gradients only.
+    ///
+    /// # Errors
+    /// [`ProgramError`] if the function cannot be recorded.
+    pub fn record_tree_first_order(
+        point: &Tree,
+        batch: &B,
+        function: impl Fn(&Tree, &B) -> Tensor<1> + Send + Sync + 'static,
+    ) -> Result<Self> {
         let names = point.shared_names();
         let body: Body<B> = Arc::new(move |tape, batch| {
             let leaves = names.iter().map(|_| tape.leaf()).collect();
             function(&Tree::from_parts(names.clone(), leaves), &record::record_batch(batch, tape))
         });
-        let program = Self::new(body, point, batch, Vec::new())?;
-        program.check_second_order(point, batch)?;
-        Ok(program)
+        Self::new(body, point, batch, Vec::new())
     }
 
     /// Records `function` of two arguments, each a tree or a module.
