@@ -1,7 +1,7 @@
 //! Models as an attacker sees them: logits of inputs, and how they change with them.
 
-use std::marker::PhantomData;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -64,8 +64,11 @@ pub struct Pulled<'a, const D: usize> {
 /// # Ok::<(), adversarial::Error>(())
 /// ```
 pub struct Recorded<M, const D: usize> {
-    program: Program<Frozen<M>>,
+    forward: Arc<Forward<M, D>>,
+    /// A recording for each number of examples.
+    programs: Mutex<HashMap<usize, Arc<Program<Frozen<M>>>>>,
     model: Frozen<M>,
+    example: Vec<usize>,
     device: Device,
 }
 
@@ -89,21 +92,17 @@ impl<M: Module + Sync + 'static, const D: usize> Recorded<M, D> {
         let device = model.devices().into_iter().next().unwrap_or_default();
         let mut shape = [2; D];
         shape[1..].copy_from_slice(example);
-        let inputs = Tensor::<D>::zeros(shape, &device);
-        let logits = forward(&model, inputs.clone()).dims();
+        let logits = forward(&model, Tensor::zeros(shape, &device)).dims();
         if logits[0] != 2 {
             let expected = "[2, classes] for two examples".to_string();
             return Err(Error::Shape { what: "logits", actual: logits.to_vec(), expected });
         }
-        let point = Tree::empty().push("input", inputs)?;
-        let model = Frozen(model);
-        let program = Program::record_tree_first_order(&point, &model, move |point, model| {
-            let inputs = point.get::<D>("input").unwrap_or_else(|error| panic!("{error}"));
-            let logits = forward(&model.0, inputs);
-            let [examples, classes] = logits.dims();
-            logits.reshape([examples * classes])
-        })?;
-        Ok(Self { program, model, device })
+        let programs = Mutex::default();
+        let recorded =
+            Self { forward: Arc::new(forward), programs, model: Frozen(model), example: example.to_vec(), device };
+        let (_, point) = recorded.point(Tensor::zeros(shape, &recorded.device))?;
+        recorded.program(&point)?;
+        Ok(recorded)
     }
 
     /// The model, in inference mode.
@@ -111,24 +110,48 @@ impl<M: Module + Sync + 'static, const D: usize> Recorded<M, D> {
         &self.model.0
     }
 
-    fn point(&self, inputs: Tensor<D>) -> Result<Tree> {
-        Ok(Tree::empty().push("input", inputs.to_device(&self.device))?)
+    /// The inputs as a point, and how many examples they are.
+    fn point(&self, inputs: Tensor<D>) -> Result<(usize, Tree)> {
+        let dims = inputs.dims();
+        if dims[1..] != self.example[..] {
+            let expected = format!("[examples, ..{:?}], as recorded", self.example);
+            return Err(Error::Shape { what: "inputs", actual: dims.to_vec(), expected });
+        }
+        Ok((dims[0], Tree::empty().push("input", inputs.to_device(&self.device))?))
+    }
+
+    /// The recording for as many examples as the point has.
+    fn program(&self, point: &Tree) -> Result<Arc<Program<Frozen<M>>>> {
+        let examples = point.get::<D>("input")?.dims()[0];
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(program) = programs.get(&examples) {
+            return Ok(program.clone());
+        }
+        let forward = self.forward.clone();
+        let program = Program::record_tree_first_order(point, &self.model, move |point, model| {
+            let inputs = point.get::<D>("input").unwrap_or_else(|error| panic!("{error}"));
+            let logits = forward(&model.0, inputs);
+            let [examples, classes] = logits.dims();
+            logits.reshape([examples * classes])
+        })?;
+        Ok(programs.entry(examples).or_insert(Arc::new(program)).clone())
     }
 }
 
 impl<M: Module + Sync + 'static, const D: usize> Classifier<D> for Recorded<M, D> {
     fn logits(&self, inputs: Tensor<D>) -> Result<Tensor<2>> {
-        let examples = inputs.dims()[0];
-        let logits = self.program.value(&self.point(inputs)?, &self.model)?;
+        let (examples, point) = self.point(inputs)?;
+        let logits = self.program(&point)?.value(&point, &self.model)?;
         let classes = logits.dims()[0] / examples;
         Ok(logits.reshape([examples, classes]))
     }
 
     fn pullback(&self, inputs: Tensor<D>) -> Result<Pulled<'_, D>> {
         let dims = inputs.dims();
-        let pullback = self.program.pullback(&self.point(inputs)?, &self.model)?;
+        let (examples, point) = self.point(inputs)?;
+        let pullback = self.program(&point)?.pullback(&point, &self.model)?;
         let count = pullback.value.dims()[0];
-        let logits = pullback.value.clone().reshape([dims[0], count / dims[0]]);
+        let logits = pullback.value.clone().reshape([examples, count / examples]);
         let back = Box::new(move |cotangent: Tensor<2>| {
             let gradient = pullback.apply(&cotangent.reshape([count]))?;
             match gradient.is_empty() {
@@ -166,7 +189,6 @@ pub struct Taped<M, const D: usize> {
     plain: M,
     forward: Arc<Forward<M, D>>,
     device: Device,
-    marker: PhantomData<Tensor<D>>,
 }
 
 type Forward<M, const D: usize> = dyn Fn(&M, Tensor<D>) -> Tensor<2> + Send + Sync;
@@ -177,7 +199,7 @@ impl<M: Module, const D: usize> Taped<M, D> {
         let plain = model.valid();
         let device = plain.devices().into_iter().next().unwrap_or_default();
         let model = plain.clone().to_device(&device.clone().autodiff()).freeze();
-        Self { model, plain, forward: Arc::new(forward), device, marker: PhantomData }
+        Self { model, plain, forward: Arc::new(forward), device }
     }
 }
 
