@@ -83,6 +83,14 @@ pub enum Error {
         /// What it can do.
         supported: &'static str,
     },
+    /// A certificate and an attack that cannot both be right.
+    #[error("example {example} is certified, and {attack} broke it: the model, the certificate or the attack is wrong")]
+    Contradiction {
+        /// Row of the batch.
+        example: usize,
+        /// The attack.
+        attack: String,
+    },
     /// An error of the core.
     #[error(transparent)]
     Core(#[from] core_tensor::Error),

@@ -52,7 +52,7 @@ pub fn smoothing_certificate(n: u64, k: u64, sigma: f64, alpha: f64) -> Result<C
 }
 
 /// The `p` with `P(Binomial(n, p) ≥ k) = α`: 0 for `k = 0`.
-fn clopper_pearson_lower(n: u64, k: u64, alpha: f64) -> f64 {
+pub(crate) fn clopper_pearson_lower(n: u64, k: u64, alpha: f64) -> f64 {
     if k == 0 {
         return 0.0;
     }

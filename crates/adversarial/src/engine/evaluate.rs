@@ -139,8 +139,8 @@ fn chunks(count: usize, batch: usize) -> Vec<(usize, std::ops::Range<usize>)> {
     let mut start = 0;
     while start < count {
         let left = count - start;
-        let above = left.next_power_of_two().max(SMALLEST).min(batch);
-        let below = (above / 2).max(SMALLEST).min(batch);
+        let power = left.next_power_of_two().max(SMALLEST);
+        let (above, below) = (power.min(batch), (power / 2).max(SMALLEST).min(batch));
         let size = match left >= above || 4 * left >= 3 * above || left <= SMALLEST {
             true => above,
             false => below,
