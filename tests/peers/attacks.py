@@ -11,7 +11,7 @@ classified right, "gradients": evaluations for one image} and {"model": "robust"
 f32, CPU.
 """
 
-from timing import report, threads
+from timing import median_ms, report, threads
 
 THREADS = threads()
 
@@ -153,6 +153,15 @@ def main():
         with torch.no_grad():
             clean = (model(test_x[:PGD_IMAGES]).argmax(1) == test_y[:PGD_IMAGES]).float().mean().item()
         report(model=name, peer="torch", what="clean", standing=clean)
+        some = test_x[:BATCH]
+
+        def gradient():
+            images = some.clone().requires_grad_()
+            torch.autograd.grad(model(images).sum(), images)
+
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        report(model=name, peer="torch", what="gradient", ms=median_ms(gradient))
         measure("torchattacks", "pgd", PGD_IMAGES, torchattacks.PGD(counted, eps=EPSILON, alpha=STEP, steps=STEPS))
         pgd = foolbox.attacks.LinfPGD(steps=STEPS, abs_stepsize=STEP)
         wrapped = foolbox.PyTorchModel(counted, bounds=(0, 1))

@@ -1,11 +1,11 @@
 //! The three small models that benchmarks and tests share with the Python peers (`tests/peers/hvp.py`).
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::transformer::{TransformerEncoder, TransformerEncoderConfig, TransformerEncoderInput};
-use burn::nn::{Linear, LinearConfig};
+use burn::nn::{Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::activation::{log_softmax, relu};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -78,6 +78,61 @@ impl Cnn {
     /// Cross-entropy of each sample.
     pub fn losses(&self, (x, y): &(Tensor<4>, Tensor<1, Int>)) -> Tensor<1> {
         cross_entropies(self.logits(x.clone()), y.clone())
+    }
+}
+
+/// Two convolutions of 3×3 that keep the size, each with ReLU and 2×2 max-pooling, and two linear layers. Input
+/// `[batch, 1, 28, 28]`. The network that attacks are measured on, with the weights that `tests/peers/attacks.py` leaves.
+#[derive(Module, Debug)]
+pub struct AttackedCnn {
+    first: Conv2d,
+    second: Conv2d,
+    pool: MaxPool2d,
+    hidden: Linear,
+    head: Linear,
+}
+
+impl AttackedCnn {
+    /// 16 and 32 channels, 100 hidden units, 10 classes.
+    pub fn new(device: &Device) -> Self {
+        let convolution =
+            |channels| Conv2dConfig::new(channels, [3, 3]).with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1));
+        Self {
+            first: convolution([1, 16]).init(device),
+            second: convolution([16, 32]).init(device),
+            pool: MaxPool2dConfig::new([2, 2]).with_strides([2, 2]).init(),
+            hidden: LinearConfig::new(1568, 100).init(device),
+            head: LinearConfig::new(100, 10).init(device),
+        }
+    }
+
+    /// The same with PyTorch's weights: `weight(name)` gives the array of a name in row-major order.
+    pub fn with_torch(mut self, weight: impl Fn(&str) -> Vec<f32>) -> Self {
+        let device = self.head.weight.device();
+        let vector = |name: &str| Tensor::<1>::from_data(weight(name).as_slice(), &device);
+        let convolution = |layer: &mut Conv2d, index: usize| {
+            let shape = layer.weight.dims();
+            layer.weight = Param::from_tensor(vector(&format!("{index}.weight")).reshape(shape));
+            layer.bias = Some(Param::from_tensor(vector(&format!("{index}.bias"))));
+        };
+        convolution(&mut self.first, 0);
+        convolution(&mut self.second, 3);
+        let linear = |layer: &mut Linear, index: usize| {
+            let [inputs, outputs] = layer.weight.dims();
+            let weight = vector(&format!("{index}.weight")).reshape([outputs, inputs]).transpose();
+            layer.weight = Param::from_tensor(weight);
+            layer.bias = Some(Param::from_tensor(vector(&format!("{index}.bias"))));
+        };
+        linear(&mut self.hidden, 7);
+        linear(&mut self.head, 9);
+        self
+    }
+
+    /// Logits `[batch, 10]`.
+    pub fn logits(&self, x: Tensor<4>) -> Tensor<2> {
+        let h = self.pool.forward(relu(self.first.forward(x)));
+        let h = self.pool.forward(relu(self.second.forward(h)));
+        self.head.forward(relu(self.hidden.forward(h.flatten(1, 3))))
     }
 }
 

@@ -10,15 +10,16 @@ use crate::files;
 use crate::process::{build_program, root, run as execute, stream, succeeds, target_dir};
 
 /// The peers' measurements, in the order they run.
-const PEER_SCRIPTS: [&str; 5] = [
+const PEER_SCRIPTS: [&str; 6] = [
     "tests/peers/hvp.py",
     "tests/peers/tree.py",
     "tests/peers/clipping.py",
     "tests/peers/dp.py",
     "tests/peers/precision.py",
+    "tests/peers/attacks.py",
 ];
 /// What they need, as `tests/peers/requirements.txt` pins it.
-const IMPORTS: &str = "import jax, ml_dtypes, opacus, optax, torch";
+const IMPORTS: &str = "import foolbox, jax, ml_dtypes, opacus, optax, torch, torchattacks";
 
 /// Runs the bench program with `rest`; with `peers`, first theirs, whose results it is given as `--peers-file`.
 pub fn run(peers: bool, threads: u16, rest: &[String]) -> Result<ExitCode> {
@@ -43,6 +44,8 @@ fn measure_peers(threads: &str) -> Result<PathBuf> {
     for script in PEER_SCRIPTS {
         let mut command = Command::new(&python);
         command.current_dir(root()).args([script, "--threads", threads]).env("PYTHONDONTWRITEBYTECODE", "1");
+        // Where a script leaves what the bench shall compute with.
+        command.env("PEERS_FOLDER", &folder);
         let status = stream(&mut command, |line| lines += &format!("{line}\n"))?;
         if !status.success() {
             bail!("{script} failed ({status})");
@@ -69,7 +72,7 @@ fn environment(folder: &Path) -> Result<PathBuf> {
         .into());
     }
     eprintln!(
-        "Installing JAX, PyTorch, optax and Opacus in {}, once: on Linux a download of about 2.8 GB and 6 GB of disk, because \
+        "Installing JAX, PyTorch, optax, Opacus and libraries of attacks in {}, once: on Linux a download of about 2.8 GB and 6 GB of disk, because \
          PyPI's PyTorch comes with its GPU libraries (pip's own settings can name an index with the CPU-only one).",
         folder.display()
     );

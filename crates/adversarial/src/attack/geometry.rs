@@ -84,7 +84,8 @@ pub(crate) fn uniform_in_ball(case: &Case, random: &mut Random) -> Vec<f32> {
         }
         Norm::L1 => {
             // Exponential magnitudes over their sum and one more are uniform in the simplex and its inside.
-            let magnitude: Vec<f64> = draw(random, Distribution::Uniform(0.0, 1.0), n + 1).iter().map(|u| -(1.0 - u).ln()).collect();
+            let magnitude: Vec<f64> =
+                draw(random, Distribution::Uniform(0.0, 1.0), n + 1).iter().map(|u| -(1.0 - u).ln()).collect();
             let total: f64 = magnitude.iter().sum();
             let signs = draw(random, Distribution::Uniform(-1.0, 1.0), n);
             magnitude.iter().zip(signs).map(|(m, s)| epsilon * m / total * s.signum()).collect()

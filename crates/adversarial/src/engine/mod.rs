@@ -169,7 +169,11 @@ impl Engine {
         let dims = inputs.dims();
         let width: usize = dims[1..].iter().product();
         if inputs.dtype() != DType::F32 {
-            return Err(Error::ElementType { what: "the inputs", actual: format!("{:?}", inputs.dtype()), expected: "F32" });
+            return Err(Error::ElementType {
+                what: "the inputs",
+                actual: format!("{:?}", inputs.dtype()),
+                expected: "F32",
+            });
         }
         if goals.len() != dims[0] {
             let expected = format!("[{}], one for each example", dims[0]);
@@ -226,8 +230,12 @@ impl Engine {
             let pending: usize = tasks.iter().map(Task::rows).sum();
             let each = pending.div_ceil(tasks.len().max(1)).max(1) * self.siblings;
             let more = (self.batch.saturating_sub(pending)).div_ceil(each).min(queue.len());
-            let mut begun: Vec<Task<'_>> =
-                queue.drain(..more).collect::<Vec<_>>().into_iter().flat_map(|i| examples[i].begin(i, attack, self.siblings)).collect();
+            let mut begun: Vec<Task<'_>> = queue
+                .drain(..more)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .flat_map(|i| examples[i].begin(i, attack, self.siblings))
+                .collect();
             begun.par_iter_mut().for_each(Task::advance);
             tasks.append(&mut begun);
             tasks = retire(tasks, &mut examples, budget, &mut queue);

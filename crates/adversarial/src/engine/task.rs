@@ -220,7 +220,9 @@ impl Example {
             End::NotFinite => self.status = Some(Status::NotFinite),
             End::Success => self.status = Some(Status::Broken),
             End::Budget if self.status.is_none() => self.status = Some(found),
-            End::Through if self.going == 0 && self.runs.is_empty() && self.status.is_none() => self.status = Some(found),
+            End::Through if self.going == 0 && self.runs.is_empty() && self.status.is_none() => {
+                self.status = Some(found)
+            }
             End::Budget | End::Through => {}
         }
         self.status.is_none() && self.going == 0

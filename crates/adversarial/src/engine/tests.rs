@@ -147,7 +147,8 @@ fn on_a_linear_model_one_step_reaches_the_worst_loss() {
     let goals = Goals::untargeted(&[0]);
     for (norm, radius, most) in [(Norm::Linf, 0.1, 0.35), (Norm::L2, 0.1, 0.1 * 5.25f64.sqrt()), (Norm::L1, 0.1, 0.2)] {
         let attack = Fgsm::new().objective(Objective::Margin);
-        let attacked = Engine::new().run(&attack, &classifier, threat(norm, radius), Search::Worst, x.clone(), &goals).unwrap();
+        let attacked =
+            Engine::new().run(&attack, &classifier, threat(norm, radius), Search::Worst, x.clone(), &goals).unwrap();
         assert!((attacked.outcomes[0].loss - most).abs() < 1e-6, "{norm:?} {}", attacked.outcomes[0].loss);
         assert_eq!((attacked.outcomes[0].gradients, attacked.outcomes[0].queries), (1, 3));
     }
@@ -165,10 +166,14 @@ fn an_example_stops_at_its_first_success_and_its_other_runs_are_cancelled() {
     let attack = Pgd::new().random_start(false).steps(10).step_size(0.06).restarts(3);
     for siblings in [1, 3] {
         let engine = Engine::new().siblings(siblings);
-        let attacked = engine.run(&attack, &classifier, threat(Norm::Linf, 0.3), Search::First, x.clone(), &goals).unwrap();
+        let attacked =
+            engine.run(&attack, &classifier, threat(Norm::Linf, 0.3), Search::First, x.clone(), &goals).unwrap();
         // 0.8 + 0.12 is beyond 0.9: one step. The gradient at the success itself is not computed.
         let near = &attacked.outcomes[0];
-        assert_eq!((near.status, near.gradients, near.queries), (Status::Broken, siblings as u64, 1 + 2 * siblings as u64));
+        assert_eq!(
+            (near.status, near.gradients, near.queries),
+            (Status::Broken, siblings as u64, 1 + 2 * siblings as u64)
+        );
         let far = &attacked.outcomes[1];
         assert_eq!((far.status, far.gradients, far.queries), (Status::Standing, 30, 34));
         assert!((far.distance - 0.3).abs() < 1e-6, "the strongest point comes back");
@@ -208,7 +213,8 @@ fn budgets_end_an_example_and_watching_ends_everything() {
         seen.push(progress.gradients);
         if seen.len() == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let stopped = Engine::new().run_watched(&attack, &classifier, ball, Search::First, x.clone(), &goals, &mut watch).unwrap();
+    let stopped =
+        Engine::new().run_watched(&attack, &classifier, ball, Search::First, x.clone(), &goals, &mut watch).unwrap();
     assert_eq!((stopped.count(Status::Unfinished), seen), (3, vec![3, 6, 9]));
 }
 
@@ -223,7 +229,12 @@ fn what_needs_no_attack_gets_none() {
     assert_eq!(attacked.inputs.to_data(), x.to_data());
     assert_eq!(attacked.broken().into_data().iter::<bool>().collect::<Vec<_>>(), [true, false]);
 
-    let empty = Pgd::new().attack(&classifier, threat(Norm::Linf, 0.1), Tensor::zeros([0, 2], &Device::flex()), &Goals::untargeted(&[]));
+    let empty = Pgd::new().attack(
+        &classifier,
+        threat(Norm::Linf, 0.1),
+        Tensor::zeros([0, 2], &Device::flex()),
+        &Goals::untargeted(&[]),
+    );
     assert!(empty.unwrap().outcomes.is_empty());
 }
 
@@ -231,7 +242,8 @@ fn what_needs_no_attack_gets_none() {
 fn logits_that_are_no_numbers_are_an_outcome() {
     let classifier = linear(&[f32::NAN, 1.0], 0.0);
     let x = Tensor::<2>::full([2, 2], 0.5, &Device::flex());
-    let attacked = Pgd::new().attack(&classifier, threat(Norm::Linf, 0.1), x.clone(), &Goals::untargeted(&[0, 1])).unwrap();
+    let attacked =
+        Pgd::new().attack(&classifier, threat(Norm::Linf, 0.1), x.clone(), &Goals::untargeted(&[0, 1])).unwrap();
     assert_eq!((attacked.count(Status::NotFinite), attacked.gradients()), (2, 0));
     assert_eq!(attacked.inputs.to_data(), x.to_data());
     // Only beyond the unperturbed input: √(x − ½) of one below ½.
@@ -256,10 +268,17 @@ fn misfits_are_named() {
     let device = Device::flex();
     let x = Tensor::<2>::zeros([2, 2], &device);
     let ball = threat(Norm::Linf, 0.1);
-    let message = |attack: Pgd, x: Tensor<2>, goals: &Goals| attack.attack(&classifier, ball, x, goals).unwrap_err().to_string();
+    let message =
+        |attack: Pgd, x: Tensor<2>, goals: &Goals| attack.attack(&classifier, ball, x, goals).unwrap_err().to_string();
     let two = Goals::untargeted(&[0, 1]);
-    assert_eq!(message(Pgd::new(), x.clone(), &Goals::untargeted(&[0])), "goals has shape [1], expected [2], one for each example");
-    assert_eq!(message(Pgd::new(), x.clone(), &Goals::untargeted(&[0, 2])), "the label of example 1 is 2, the model has 2 classes");
+    assert_eq!(
+        message(Pgd::new(), x.clone(), &Goals::untargeted(&[0])),
+        "goals has shape [1], expected [2], one for each example"
+    );
+    assert_eq!(
+        message(Pgd::new(), x.clone(), &Goals::untargeted(&[0, 2])),
+        "the label of example 1 is 2, the model has 2 classes"
+    );
     assert!(message(Pgd::new(), x.clone() + 1.5, &two).starts_with("element 0 of example 0 is 1.5"));
     assert!(message(Pgd::new().objective(Objective::Dlr), x.clone(), &two).contains("at least 3 classes"));
     assert!(message(Pgd::new().steps(0), x.clone(), &two).starts_with("steps = 0"));

@@ -174,7 +174,16 @@ impl Evaluation {
         let (inputs, broken_by) = found.into_inputs(inputs);
         let ensemble = share(if self.attacks.is_empty() { clean } else { standing });
         let certified = certified.map(|certified| share(certified.iter().filter(|c| **c).count()));
-        Ok(RobustnessReport { threat: self.threat, clean: share(clean), attacks, ensemble, certified, curve, broken_by, inputs })
+        Ok(RobustnessReport {
+            threat: self.threat,
+            clean: share(clean),
+            attacks,
+            ensemble,
+            certified,
+            curve,
+            broken_by,
+            inputs,
+        })
     }
 
     /// For each radius from the smallest up, attacks only what still stands.
@@ -338,7 +347,14 @@ mod tests {
         assert_eq!(curve, [(0.0, 3), (0.1, 2), (0.2, 1), (0.5, 0)]);
         assert_eq!(report.broken_by, [None, Some(0), None, None]);
         let text = report.to_string();
-        for part in ["Linf, radius 0.1, 4 examples", "clean      75.0 %", "FGSM", "PGD-5", "all        50.0 %", "certified  25.0 %"] {
+        for part in [
+            "Linf, radius 0.1, 4 examples",
+            "clean      75.0 %",
+            "FGSM",
+            "PGD-5",
+            "all        50.0 %",
+            "certified  25.0 %",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
     }
@@ -348,7 +364,10 @@ mod tests {
         let evaluation = Evaluation::new(Threat::new(Norm::Linf, 0.1).unwrap()).attack(Fgsm::new());
         let run = |certified: &[bool]| evaluation.run(&classifier(), inputs(), &[0; 4], Some(certified));
         let error = run(&[false, true, false, false]).unwrap_err().to_string();
-        assert_eq!(error, "example 1 is certified, and FGSM broke it: the model, the certificate or the attack is wrong");
+        assert_eq!(
+            error,
+            "example 1 is certified, and FGSM broke it: the model, the certificate or the attack is wrong"
+        );
         let error = run(&[true, false, false, false]).unwrap_err().to_string();
         assert!(error.contains("no attack at all"), "{error}");
         assert!(run(&[false; 3]).unwrap_err().to_string().starts_with("certificates has shape [3]"));

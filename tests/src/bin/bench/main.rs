@@ -1,11 +1,12 @@
-//! `bench [--only PART] [--peers-file FILE] [--markdown FILE]`: times of programs, mixed precision, trees, clipping and precision as
-//! ratios of one run.
+//! `bench [--only PART] [--peers-file FILE] [--markdown FILE]`: times of programs, mixed precision, trees, clipping, precision and
+//! attacks as ratios of one run.
 //!
 //! Every figure is the median of interleaved repetitions, so that a slow moment of the machine falls on all sides alike.
 //! The allocator is mimalloc, as in `lab`. `memory` measures peaks.
 
 #![forbid(unsafe_code)]
 
+mod attacks;
 mod autocast;
 mod clipping;
 mod precision;
@@ -14,6 +15,7 @@ mod trees;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -23,7 +25,8 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// What can be measured alone.
-const PARTS: [&str; 8] = ["mlp", "cnn", "transformer", "autocast", "trees", "clipping", "samples", "precision"];
+const PARTS: [&str; 9] =
+    ["mlp", "cnn", "transformer", "autocast", "trees", "clipping", "samples", "precision", "attacks"];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -39,6 +42,8 @@ fn main() -> ExitCode {
             }
         }
     }
+    // The networks that peers attacked lie beside their figures.
+    let folder = peers.as_ref().and_then(|file| Path::new(file).parent().map(Path::to_path_buf));
     let peers = match peers.map(|file| read_peers(&file)).transpose() {
         Ok(peers) => peers.unwrap_or_default(),
         Err(error) => {
@@ -64,6 +69,9 @@ fn main() -> ExitCode {
     if wanted("precision") {
         precision::run(&mut report, &peers);
     }
+    if wanted("attacks") {
+        attacks::run(&mut report, &peers, folder.as_deref());
+    }
     print!("{report}");
     if let Some(file) = markdown
         && let Err(error) = std::fs::write(&file, &report)
@@ -75,7 +83,7 @@ fn main() -> ExitCode {
 }
 
 /// Peers' figures by (model or operation, peer, what): milliseconds, or copies of a tree where they are given; what ends in
-/// `mb` is a peak of memory.
+/// `mb` is a peak of memory; attacks have `seconds`, the share `standing`, and `gradients` an image.
 type Peers = BTreeMap<(String, String, String), f64>;
 
 fn read_peers(file: &str) -> Result<Peers, String> {
@@ -89,8 +97,10 @@ fn read_peers(file: &str) -> Result<Peers, String> {
             Some(kind) => (field(kind), kind.to_string()),
             None => (field("model"), field("what")),
         };
-        if let Some(mb) = value["mb"].as_f64() {
-            peers.insert((model.clone(), field("peer"), format!("{what} mb")), mb);
+        for also in ["mb", "seconds", "standing", "gradients"] {
+            if let Some(figure) = value[also].as_f64() {
+                peers.insert((model.clone(), field("peer"), format!("{what} {also}")), figure);
+            }
         }
         let figure = value["copies"].as_f64().or_else(|| value["ms"].as_f64());
         if let Some(figure) = figure {
