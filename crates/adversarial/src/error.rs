@@ -94,4 +94,18 @@ pub enum Error {
     /// An error of the core.
     #[error(transparent)]
     Core(#[from] core_tensor::Error),
+    /// A batch without examples.
+    #[error("{what} needs at least one example")]
+    EmptyBatch {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A norm that a method has no rule for.
+    #[error("{what} is not defined for {norm:?}")]
+    UnsupportedNorm {
+        /// The method.
+        what: &'static str,
+        /// The norm.
+        norm: crate::Norm,
+    },
 }

@@ -14,6 +14,8 @@
 
 pub mod attack;
 mod classifier;
+#[cfg(test)]
+mod digits;
 mod dlr;
 pub mod engine;
 mod error;
@@ -23,6 +25,7 @@ mod loss;
 mod projection;
 mod smoothing;
 mod threat;
+pub mod training;
 
 pub use attack::{Attack, Fgsm, Pgd, Setting, Walk};
 pub use classifier::{Classifier, Pulled, Recorded, Taped};
