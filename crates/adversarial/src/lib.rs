@@ -13,6 +13,7 @@
 #![warn(missing_docs)]
 
 pub mod attack;
+mod averaged;
 mod classifier;
 #[cfg(test)]
 mod digits;
@@ -27,7 +28,11 @@ mod smoothing;
 mod threat;
 pub mod training;
 
-pub use attack::{Attack, Fgsm, Pgd, Setting, Walk};
+pub use attack::{
+    Apgd, ApgdL1, Attack, AutoAttack, AutoAttackReport, Ddn, DeepFool, Fab, Fgsm, Flag, Fmn, Pgd, Setting, Square,
+    Stage, Walk,
+};
+pub use averaged::Averaged;
 pub use classifier::{Classifier, Pulled, Recorded, Taped};
 pub use dlr::{dlr_loss, dlr_loss_targeted};
 pub use engine::{Answer, Attacked, Case, Engine, Goals, Oracle, Outcome, Progress, Run, Search, Status};

@@ -86,6 +86,11 @@ impl fmt::Debug for Loss {
 }
 
 impl Loss {
+    /// The margin that decides about a goal.
+    pub fn margin(goal: &Goal) -> Self {
+        Objective::Margin.loss(goal, None)
+    }
+
     /// The value; adds the gradient to `gradient`, which has to be zeros of the logits' length.
     pub fn value_and_gradient(&self, logits: &[f32], gradient: &mut [f32]) -> f64 {
         let z = |i: usize| f64::from(logits[i]);

@@ -67,6 +67,8 @@ enum StudyName {
     Clipping,
     /// Can training in low precision converge? What does Q cost? How to design it? What of momentum and Adam?
     Precision,
+    /// How are adversarial examples constructed? What does min-max training hold? What can be proven?
+    Adversarial,
     /// Every study, in one report.
     All,
 }
@@ -76,6 +78,7 @@ impl StudyName {
         match self {
             Self::Clipping => &[Study::Clipping],
             Self::Precision => &[Study::Precision],
+            Self::Adversarial => &[Study::Adversarial],
             Self::All => Study::ALL,
         }
     }

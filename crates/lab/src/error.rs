@@ -101,6 +101,15 @@ impl From<mixed_precision::Error> for Error {
     }
 }
 
+impl From<adversarial::Error> for Error {
+    fn from(error: adversarial::Error) -> Self {
+        match error {
+            adversarial::Error::Core(error) => Self::Compute(error),
+            other => Self::Compute(core_tensor::Error::transform("adversarial", other)),
+        }
+    }
+}
+
 impl Error {
     pub(crate) fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Read { path: path.to_owned(), source }

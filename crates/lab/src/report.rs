@@ -3,7 +3,7 @@
 //! The page is also well-formed XML, holds no script, follows the reader's light or dark setting and fits narrow screens.
 
 pub mod bars;
-mod image;
+pub mod image;
 pub mod plot;
 pub mod surface;
 

@@ -1,15 +1,34 @@
 //! Attacks, one file each.
 
+mod apgd;
+mod apgd_l1;
+mod auto_attack;
+mod ddn;
+mod deepfool;
+mod fab;
 mod fgsm;
+mod fmn;
 mod geometry;
+#[cfg(test)]
+mod laws;
+mod minimum;
 mod pgd;
+mod square;
 
 use std::pin::Pin;
 
 use burn::tensor::Tensor;
 
+pub use apgd::Apgd;
+pub use apgd_l1::ApgdL1;
+pub use auto_attack::{AutoAttack, AutoAttackReport, Flag, Stage};
+pub use ddn::Ddn;
+pub use deepfool::DeepFool;
+pub use fab::Fab;
 pub use fgsm::Fgsm;
+pub use fmn::Fmn;
 pub use pgd::Pgd;
+pub use square::Square;
 
 use crate::classifier::Classifier;
 use crate::engine::{Attacked, Case, Engine, Goals, Oracle, Run, Search};

@@ -28,6 +28,8 @@ pub struct Outcome {
     pub distance: f64,
     /// Logits of the input handed back.
     pub logits: Vec<f32>,
+    /// Logits of the unperturbed input.
+    pub clean: Vec<f32>,
     /// The attack's loss there, where the search was for the worst; else the goal's margin.
     pub loss: f64,
     /// Gradient evaluations spent on the example.

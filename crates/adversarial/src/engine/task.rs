@@ -258,6 +258,7 @@ impl Example {
             status,
             distance: self.case.distance(&point),
             logits,
+            clean: self.case.logits.to_vec(),
             loss,
             gradients: self.spent.gradients,
             queries: self.spent.queries,

@@ -8,6 +8,7 @@
 //! OUT/results.json   every number
 //! ```
 
+pub mod adversarial;
 pub mod clipping;
 pub mod precision;
 mod toolkit;
@@ -34,17 +35,20 @@ pub enum Study {
     Clipping,
     /// Low precision.
     Precision,
+    /// Adversarial learning.
+    Adversarial,
 }
 
 impl Study {
     /// Every study, in the order of a report on all.
-    pub const ALL: &'static [Self] = &[Self::Clipping, Self::Precision];
+    pub const ALL: &'static [Self] = &[Self::Clipping, Self::Precision, Self::Adversarial];
 
     /// Its name on the command line and in `results.json`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Clipping => "clipping",
             Self::Precision => "precision",
+            Self::Adversarial => "adversarial",
         }
     }
 
@@ -52,6 +56,7 @@ impl Study {
         match self {
             Self::Clipping => "Gradient clipping",
             Self::Precision => "Low precision",
+            Self::Adversarial => "Adversarial learning",
         }
     }
 
@@ -60,6 +65,7 @@ impl Study {
         match self {
             Self::Clipping => clipping::UNITS,
             Self::Precision => precision::UNITS,
+            Self::Adversarial => adversarial::UNITS,
         }
     }
 
@@ -67,6 +73,7 @@ impl Study {
         match self {
             Self::Clipping => clipping::run(setting),
             Self::Precision => precision::run(setting),
+            Self::Adversarial => adversarial::run(setting),
         }
     }
 }

@@ -1,0 +1,195 @@
+//! Laws that attacks keep on models whose every answer is known.
+
+use burn::module::Param;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{Device, Tensor, TensorData};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Goals, Objective, Recorded, Status};
+
+/// Logits `[0, w·x + b]`.
+fn linear(w: &[f64], b: f64) -> Recorded<Linear, 2> {
+    let device = Device::flex();
+    let mut model = LinearConfig::new(w.len(), 2).init(&device);
+    let weight: Vec<f32> = w.iter().flat_map(|w| [0.0, *w as f32]).collect();
+    model.weight = Param::from_tensor(Tensor::from_data(TensorData::new(weight, [w.len(), 2]), &device));
+    model.bias = Some(Param::from_tensor(Tensor::from_data([0.0, b as f32], &device)));
+    Recorded::new(&model, [w.len()], |model, x| model.forward(x)).unwrap()
+}
+
+/// Weights none of which is small, and the margin of a model that the middle of the box is on the wrong side of.
+fn slopes() -> impl Strategy<Value = (Vec<f64>, f64)> {
+    let weight = (0.3f64..1.0, any::<bool>()).prop_map(|(size, up)| if up { size } else { -size });
+    (proptest::collection::vec(weight, 3..7), 0.02f64..0.1)
+}
+
+/// The model whose logits of class 1 at the middle of the box are `−margin`.
+fn at_middle(w: &[f64], margin: f64) -> (Recorded<Linear, 2>, Tensor<2>) {
+    let x = Tensor::<2>::full([1, w.len()], 0.5, &Device::flex());
+    (linear(w, -0.5 * w.iter().sum::<f64>() - margin), x)
+}
+
+fn nearest(attack: &dyn Attack, norm: Norm, w: &[f64], margin: f64) -> f64 {
+    let (classifier, x) = at_middle(w, margin);
+    let threat = Threat::new(norm, 1.0).unwrap();
+    let found = Engine::new().run(attack, &classifier, threat, Search::Nearest, x, &Goals::untargeted(&[0])).unwrap();
+    assert_eq!(found.outcomes[0].status, Status::Broken, "{} {norm:?} {w:?} {margin}", attack.name());
+    found.outcomes[0].distance
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// `|f|/‖w‖_q`
+    #[test]
+    fn on_linear_models_the_distance_is_the_smallest((w, margin) in slopes()) {
+        let mut cases: Vec<(Box<dyn Attack>, Norm)> = vec![(Box::new(Ddn::new().steps(200)), Norm::L2)];
+        for norm in [Norm::Linf, Norm::L2, Norm::L1] {
+            cases.push((Box::new(Fab::new()), norm));
+            cases.push((Box::new(Fab::targeted(1)), norm));
+            cases.push((Box::new(Fmn::new().steps(200)), norm));
+        }
+        for (attack, norm) in cases {
+            let least = margin / norm.dual().unwrap().of(w.iter().copied());
+            let found = nearest(attack.as_ref(), norm, &w, margin);
+            prop_assert!(found >= least * (1.0 - 1e-4) && found <= least * (1.0 + 1e-3), "{} {norm:?} {found} {least}", attack.name());
+        }
+    }
+
+    #[test]
+    fn on_linear_models_the_distance_is_the_smallest_and_the_overshoot((w, margin) in slopes()) {
+        for norm in [Norm::Linf, Norm::L2] {
+            let least = 1.02 * margin / norm.dual().unwrap().of(w.iter().copied());
+            let found = nearest(&DeepFool::new(), norm, &w, margin);
+            prop_assert!((found / least - 1.0).abs() < 1e-3, "{norm:?} {found} {least}");
+        }
+    }
+
+    /// The fewest elements: those of largest weight to the bounds, until the margin is used up.
+    #[test]
+    fn on_linear_models_the_fewest_elements_are_found((w, margin) in slopes(), more in 1.0f64..6.0) {
+        let margin = margin * more;
+        let mut gains: Vec<f64> = w.iter().map(|w| w.abs() / 2.0).collect();
+        gains.sort_by(|a, b| b.total_cmp(a));
+        let mut sum = 0.0;
+        let least = gains.iter().take_while(|gain| { let before = sum; sum += **gain; before <= margin }).count();
+        let found = nearest(&Fmn::new(), Norm::L0, &w, margin);
+        prop_assert!(found >= least as f64 && found <= least as f64 + 1.0, "{found} {least}");
+    }
+
+    /// `−f + ε‖w‖_q` where the box is not met, for every attack on a fixed ball.
+    #[test]
+    fn fixed_ball_attacks_reach_the_worst_loss_of_a_linear_model((w, margin) in slopes(), epsilon in 0.05f64..0.4) {
+        let margin = margin + 3.0;
+        let (classifier, x) = at_middle(&w, margin);
+        let apgd = Apgd::new().objective(Objective::Margin);
+        let mut cases: Vec<(Box<dyn Attack>, Norm)> = vec![
+            (Box::new(ApgdL1::new().objective(Objective::Margin)), Norm::L1),
+            (Box::new(Square::new().queries(3000)), Norm::Linf),
+        ];
+        for norm in [Norm::Linf, Norm::L2] {
+            cases.push((Box::new(apgd), norm));
+            cases.push((Box::new(Pgd::new().step_size(4.0).objective(Objective::Margin)), norm));
+        }
+        for (attack, norm) in cases {
+            let threat = Threat::new(norm, epsilon).unwrap();
+            let goals = Goals::untargeted(&[0]);
+            let found = Engine::new().run(attack.as_ref(), &classifier, threat, Search::Worst, x.clone(), &goals).unwrap();
+            let worst = epsilon * norm.dual().unwrap().of(w.iter().copied()) - margin;
+            let loss = found.outcomes[0].loss;
+            prop_assert!(loss <= worst + 1e-5 && loss >= worst - 1e-3 * (worst + margin), "{} {norm:?} {loss} {worst}", attack.name());
+        }
+    }
+}
+
+/// On real digits: everything handed back is inside, minimum distances are alike, and APGD breaks no less than PGD.
+#[test]
+fn on_digits_the_attacks_agree() {
+    let classifier = crate::digits::classifier();
+    let (x, y) = crate::digits::load().1.first(100);
+    let goals = Goals::untargeted(&y);
+    let l2 = Threat::new(Norm::L2, 1.0).unwrap();
+    let median = |attack: &dyn Attack| {
+        let found = Engine::new().run(attack, classifier, l2, Search::Nearest, x.clone(), &goals).unwrap();
+        let mut distances: Vec<f64> =
+            found.outcomes.iter().map(|o| if o.reached() { o.distance } else { f64::INFINITY }).collect();
+        distances.sort_by(f64::total_cmp);
+        distances[50]
+    };
+    let attacks: [(&str, Box<dyn Attack>); 4] = [
+        ("FAB-T", Box::new(Fab::targeted(9).steps(40))),
+        ("DDN", Box::new(Ddn::new().steps(200))),
+        ("FMN", Box::new(Fmn::new().steps(200))),
+        ("DeepFool", Box::new(DeepFool::new())),
+    ];
+    let medians: Vec<(&str, f64)> = attacks.iter().map(|(name, attack)| (*name, median(attack.as_ref()))).collect();
+    println!("{medians:?}");
+    let best = medians.iter().map(|(_, median)| *median).fold(f64::INFINITY, f64::min);
+    for (name, median) in &medians {
+        let slack = if *name == "DeepFool" { 1.25 } else { 1.02 };
+        assert!(*median <= slack * best, "{medians:?}");
+    }
+
+    let ball = Threat::new(Norm::Linf, 0.08).unwrap();
+    let standing = |attack: &dyn Attack| {
+        Engine::new().run(attack, classifier, ball, Search::First, x.clone(), &goals).unwrap().standing()
+    };
+    let (pgd, apgd) = (standing(&Pgd::new().steps(50)), standing(&Apgd::new().steps(50)));
+    let (dlr, targeted, square) =
+        (standing(&Apgd::dlr().steps(50)), standing(&Apgd::targeted(9).steps(50)), standing(&Square::new()));
+    println!("standing: PGD {pgd}, APGD {apgd}, DLR {dlr}, T {targeted}, Square {square}");
+    assert!(apgd <= pgd + 1 && targeted <= apgd + 1 && square >= targeted);
+}
+
+#[test]
+fn what_an_attack_cannot_do_is_named() {
+    let (classifier, x) = at_middle(&[1.0, -0.5, 0.7, 0.9], 0.1);
+    let refuse = |attack: &dyn Attack, norm: Norm, search: Search| {
+        let threat = Threat::new(norm, 1.0).unwrap();
+        let run = Engine::new().run(attack, &classifier, threat, search, x.clone(), &Goals::untargeted(&[0]));
+        run.unwrap_err().to_string()
+    };
+    assert!(refuse(&Apgd::new(), Norm::L1, Search::First).starts_with("APGD-CE does not support L1"));
+    assert!(refuse(&ApgdL1::new(), Norm::L2, Search::First).starts_with("APGD-L1 does not support L2"));
+    assert!(refuse(&Apgd::dlr(), Norm::L2, Search::First).contains("at least 3 classes"));
+    assert!(refuse(&Apgd::targeted(9), Norm::L2, Search::First).contains("at least 4 classes"));
+    assert!(refuse(&Fab::new(), Norm::L0, Search::Nearest).starts_with("FAB does not support L0"));
+    assert!(refuse(&Fab::new().eta(0.9), Norm::L2, Search::Nearest).starts_with("eta = 0.9"));
+    assert!(refuse(&Fab::new(), Norm::L2, Search::Worst).contains("the search for the worst loss"));
+    assert!(refuse(&Square::new(), Norm::L1, Search::First).starts_with("Square does not support L1"));
+    assert!(refuse(&Square::new(), Norm::L2, Search::Nearest).contains("nearest success"));
+    assert!(refuse(&Square::new().share(0.0), Norm::L2, Search::First).starts_with("share = 0"));
+    assert!(refuse(&Ddn::new(), Norm::Linf, Search::Nearest).starts_with("DDN-100 does not support Linf"));
+    assert!(refuse(&Ddn::new().gamma(1.0), Norm::L2, Search::Nearest).starts_with("gamma = 1"));
+    assert!(refuse(&DeepFool::new().candidates(1), Norm::L2, Search::Nearest).starts_with("candidates = 1"));
+    assert!(refuse(&Fmn::new().steps(0), Norm::L2, Search::Nearest).starts_with("steps = 0"));
+}
+
+/// A goal with a target and a confidence is reached with that class and that margin.
+#[test]
+fn targets_and_confidences_are_kept() {
+    let classifier = crate::digits::classifier();
+    let (x, y) = crate::digits::load().1.first(30);
+    let targets: Vec<usize> = y.iter().map(|label| (label + 1) % 10).collect();
+    let goals = Goals::targeted(&y, &targets).unwrap().confidence(0.5).unwrap();
+    let l2 = Threat::new(Norm::L2, 3.0).unwrap();
+    let attacks: [(Box<dyn Attack>, Search); 6] = [
+        (Box::new(Apgd::new().steps(60)), Search::First),
+        (Box::new(Pgd::new()), Search::First),
+        (Box::new(Ddn::new()), Search::Nearest),
+        (Box::new(Fmn::new()), Search::Nearest),
+        (Box::new(Fab::new()), Search::Nearest),
+        (Box::new(DeepFool::new()), Search::Nearest),
+    ];
+    for (attack, search) in attacks {
+        let found = Engine::new().run(attack.as_ref(), classifier, l2, search, x.clone(), &goals).unwrap();
+        let reached = found.outcomes.iter().filter(|outcome| outcome.reached()).count();
+        for (outcome, target) in found.outcomes.iter().zip(&targets).filter(|(outcome, _)| outcome.reached()) {
+            let z = &outcome.logits;
+            let other = z.iter().enumerate().filter(|(i, _)| i != target).map(|(_, z)| *z).fold(f32::MIN, f32::max);
+            assert!(z[*target] - other >= 0.5, "{}", attack.name());
+        }
+        assert!(reached >= 20, "{}: {reached} of 30", attack.name());
+    }
+}

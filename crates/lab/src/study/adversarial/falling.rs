@@ -1,0 +1,85 @@
+//! Accuracy against the radius, of a network trained as usual and one trained against an adversary.
+
+use serde::Serialize;
+
+use super::training::Network;
+use super::{EPSILON, attacked, attacks, percent, recorded, threat};
+use crate::data::Dataset;
+use crate::error::Result;
+use crate::report::plot::{Line, Plot, fixed};
+use crate::study::{Part, Setting};
+
+/// Radii in `Linf`.
+const RADII: [f64; 8] = [0.0, 0.02, 0.05, 0.1, EPSILON, 0.2, 0.3, 0.4];
+/// Which networks of [`super::training`]: as usual, and PGD.
+const SHOWN: [usize; 2] = [0, 3];
+const IMAGES: usize = 150;
+
+pub const UNITS: u64 = SHOWN.len() as u64;
+
+/// Where the study's radius is.
+pub fn at_epsilon() -> usize {
+    RADII.iter().position(|radius| *radius == EPSILON).expect("one of them")
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Curve {
+    pub name: String,
+    /// Share of the images that no attack breaks, by radius.
+    pub accuracies: Vec<f64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Falling {
+    pub radii: Vec<f64>,
+    pub networks: Vec<Curve>,
+}
+
+pub fn run(data: &Dataset, networks: &[Network], setting: &Setting<'_>) -> Result<Falling> {
+    let (images, labels) = attacked(&data.test, IMAGES, setting.device);
+    let mut curves = Vec::new();
+    for index in SHOWN {
+        let network = &networks[index];
+        let classifier = recorded(&network.model, &data.test)?;
+        let report = attacks(threat()?).radii(RADII).run(&classifier, images.clone(), &labels, None)?;
+        setting.progress.unit()?;
+        let accuracies = report.curve.iter().map(|(_, share)| share.value().unwrap_or(f64::NAN)).collect();
+        curves.push(Curve { name: network.name.into(), accuracies });
+    }
+    Ok(Falling { radii: RADII.to_vec(), networks: curves })
+}
+
+impl Falling {
+    pub fn part(&self) -> Part {
+        let line = |curve: &Curve, class: &str| {
+            let points = self.radii.iter().zip(&curve.accuracies).map(|(radius, share)| (*radius, 100.0 * share));
+            Line::new(&curve.name, class, points.collect())
+        };
+        let classes = ["train", "test"];
+        let plot = Plot {
+            title: "Accuracy against the radius",
+            x_axis: "radius in Linf, ink of a pixel from 0 to 1",
+            x_range: (0.0, RADII[RADII.len() - 1]),
+            y_axis: "images that no attack breaks, %",
+            logarithmic: false,
+            lines: self.networks.iter().zip(classes).map(|(curve, class)| line(curve, class)).collect(),
+        };
+        let mut head = vec!["radius"];
+        head.extend(["trained as usual", "trained against PGD-7"]);
+        let rows = self.radii.iter().enumerate().map(|(i, radius)| {
+            let mut row = vec![fixed(*radius, 2)];
+            row.extend(self.networks.iter().map(|curve| percent(curve.accuracies[i])));
+            row
+        });
+        Part {
+            title: "Accuracy against the radius",
+            text: format!(
+                "The first {IMAGES} test images under all attacks, from the smallest radius up; what is broken at one stays broken. At a \
+                 radius of 0.5 every image can be made uniform grey, so that every honest curve ends at chance or below: one that does \
+                 not would show an attack that fails, not a network that holds.",
+            ),
+            figures: vec![plot.html()],
+            table: (head, rows.collect()),
+        }
+    }
+}
