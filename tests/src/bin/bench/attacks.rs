@@ -5,7 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use adversarial::{Attacked, Classifier, Engine, Goals, Norm, Pgd, Recorded, Search, Threat};
+use adversarial::{
+    Apgd, Attack, AutoAttack, Classifier, Engine, Fab, Goals, Norm, Pgd, Recorded, Search, Square, Threat,
+};
 use burn::tensor::{Device, Tensor, TensorData};
 use crucible_tests::models::AttackedCnn;
 
@@ -13,6 +15,8 @@ use crate::{Peers, medians};
 
 const EPSILON: f64 = 0.3;
 const BATCH: usize = 128;
+/// Images under AutoAttack, as of the peers.
+const ENSEMBLE_IMAGES: usize = 100;
 
 /// What `tests/peers/attacks.py` leaves: arrays by name.
 struct Arrays(Vec<(String, Vec<f32>)>);
@@ -51,7 +55,7 @@ pub fn run(out: &mut String, peers: &Peers, folder: Option<&Path>) {
          | network | attack | ours: s | standing | gradients | torchattacks: s | standing | gradients | foolbox: s | standing | seconds, theirs / ours |\n\
          |---|---|---|---|---|---|---|---|---|---|---|"
     );
-    let mut gaps = String::new();
+    let (mut gaps, mut stages) = (String::new(), String::new());
     for name in ["standard", "robust"] {
         let net = AttackedCnn::new(&device).with_torch(|array| arrays.get(&format!("{name}.{array}")));
         let classifier = Recorded::new(&net, [1, 28, 28], |net, x: Tensor<4>| net.logits(x)).expect("a plain network");
@@ -75,14 +79,34 @@ pub fn run(out: &mut String, peers: &Peers, folder: Option<&Path>) {
         let start = Instant::now();
         let attacked =
             engine.run(&pgd, &classifier, threat, Search::First, images.clone(), &goals).expect("images in the box");
-        row(out, peers, (name, "pgd"), start.elapsed().as_secs_f64(), &attacked);
-    }
-    out.push_str(&format!("\n{gaps}"));
-}
+        let examples = attacked.outcomes.len() as f64;
+        let seconds = start.elapsed().as_secs_f64();
+        let (standing, gradients) = (attacked.standing() as f64 / examples, attacked.gradients() as f64 / examples);
+        line(out, peers, (name, "pgd"), seconds, standing, gradients);
 
-fn row<const D: usize>(out: &mut String, peers: &Peers, (name, what): (&str, &str), seconds: f64, ours: &Attacked<D>) {
-    let examples = ours.outcomes.len() as f64;
-    line(out, peers, (name, what), seconds, ours.standing() as f64 / examples, ours.gradients() as f64 / examples);
+        // The peer's ensemble takes 10 steps where the paper's takes 100: first with as many, then as in the paper.
+        let short: Vec<Box<dyn Attack>> = vec![
+            Box::new(Apgd::new().steps(10)),
+            Box::new(Apgd::targeted(9).steps(10)),
+            Box::new(Fab::targeted(9).steps(10)),
+            Box::new(Square::new()),
+        ];
+        let standard = AutoAttack::standard(threat).expect("Linf");
+        for (what, ensemble) in [("autoattack", AutoAttack::custom(threat, short)), ("autoattack, 100 steps", standard)]
+        {
+            let some = images.clone().slice_dim(0, 0..ENSEMBLE_IMAGES);
+            let ensemble = ensemble.engine(Engine::new().batch(BATCH));
+            let start = Instant::now();
+            let report = ensemble.run(&classifier, some, &labels[..ENSEMBLE_IMAGES]).expect("images in the box");
+            let seconds = start.elapsed().as_secs_f64();
+            let gradients =
+                report.stages.iter().map(|stage| stage.gradients).sum::<u64>() as f64 / ENSEMBLE_IMAGES as f64;
+            let standing = report.standing.count as f64 / ENSEMBLE_IMAGES as f64;
+            line(out, peers, (name, what), seconds, standing, gradients);
+            let _ = write!(stages, "\n{name}, {what}\n{report}");
+        }
+    }
+    out.push_str(&format!("\n{gaps}\n```text{stages}```\n"));
 }
 
 fn line(out: &mut String, peers: &Peers, (name, what): (&str, &str), seconds: f64, standing: f64, gradients: f64) {

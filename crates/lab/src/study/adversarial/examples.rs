@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use adversarial::{Attack, Attacked, Classifier as _, Goals, Outcome, Pgd};
+use adversarial::{Attack, Attacked, Classifier as _, Fmn, Goals, Outcome};
 use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 use serde::Serialize;
@@ -51,7 +51,8 @@ pub struct Examples {
 pub fn run(data: &Dataset, networks: &[Network], setting: &Setting<'_>) -> Result<Examples> {
     let classifier = recorded(&networks[0].model, &data.test)?;
     let (images, labels) = attacked(&data.test, IMAGES, setting.device);
-    let found: Attacked<4> = Pgd::new().nearest(&classifier, threat()?, images.clone(), &Goals::untargeted(&labels))?;
+    let found: Attacked<4> =
+        Fmn::new().steps(100).nearest(&classifier, threat()?, images.clone(), &Goals::untargeted(&labels))?;
     setting.progress.unit()?;
     let width = data.test.width;
     let rows = |x: &Tensor<4>| -> Vec<Vec<f32>> {

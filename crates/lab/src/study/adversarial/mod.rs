@@ -4,7 +4,7 @@ mod examples;
 mod falling;
 mod training;
 
-use adversarial::{Evaluation, Fgsm, Norm, Pgd, Recorded, Threat};
+use adversarial::{Apgd, Evaluation, Fab, Fgsm, Norm, Pgd, Recorded, Square, Threat};
 use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 
@@ -116,5 +116,6 @@ fn recorded(model: &Classifier, data: &Images) -> Result<Recorded<Classifier, 4>
 
 /// The attacks of an evaluation, from the cheapest to the strongest.
 fn attacks(threat: Threat) -> Evaluation {
-    Evaluation::new(threat).attack(Fgsm::new()).attack(Pgd::new().steps(20))
+    let strong = Evaluation::new(threat).attack(Fgsm::new()).attack(Pgd::new().steps(20)).attack(Apgd::new());
+    strong.attack(Apgd::targeted(9)).attack(Fab::targeted(9)).attack(Square::new().queries(1000))
 }
