@@ -5,10 +5,12 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use adversarial::training::{FastTraining, RobustProgram, RobustTraining};
 use adversarial::{
     Apgd, Attack, AutoAttack, Classifier, Engine, Fab, Goals, Norm, Pgd, Recorded, Search, Square, Threat,
 };
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::optim::AdamConfig;
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use crucible_tests::models::AttackedCnn;
 
 use crate::{Peers, medians};
@@ -106,7 +108,45 @@ pub fn run(out: &mut String, peers: &Peers, folder: Option<&Path>) {
             let _ = write!(stages, "\n{name}, {what}\n{report}");
         }
     }
+    fast_epoch(&mut gaps, peers, &images, &labels);
     out.push_str(&format!("\n{gaps}\n```text{stages}```\n"));
+}
+
+/// An epoch's steps of Fast adversarial training, as many as of 60,000 images; they come from the images at hand again and again.
+fn fast_epoch(out: &mut String, peers: &Peers, images: &Tensor<4>, labels: &[usize]) {
+    const STEPS: usize = 60_000usize.div_ceil(BATCH);
+    let device = images.device();
+    let mut net = AttackedCnn::new(&device.clone().autodiff());
+    let mut optimizer = AdamConfig::new().init();
+    let batches: Vec<_> = (0..images.dims()[0] / BATCH)
+        .map(|i| {
+            let range = i * BATCH..(i + 1) * BATCH;
+            let labels: Vec<i64> = labels[range.clone()].iter().map(|label| *label as i64).collect();
+            let labels = Tensor::<1, Int>::from_data(labels.as_slice(), &device);
+            (images.clone().slice_dim(0, range), labels)
+        })
+        .collect();
+    let program = RobustProgram::record(&net, &batches[0].0, |net: &AttackedCnn, x| net.logits(x)).expect("plain");
+    let mut method = FastTraining::new(Threat::new(Norm::Linf, EPSILON).expect("a radius")).expect("Linf");
+    let mut step = |net: AttackedCnn, i: usize| {
+        let (x, y) = batches[i % batches.len()].clone();
+        let found = method.gradients(&program, &net, x, y).expect("images in the box");
+        optimizer.step(1e-3, net, found.gradient.into_params().expect("of this network"))
+    };
+    // Recording is done before the clock runs.
+    net = step(net, 0);
+    let begun = Instant::now();
+    for i in 0..STEPS {
+        net = step(net, i);
+    }
+    drop(net);
+    let seconds = begun.elapsed().as_secs_f64();
+    let theirs = peers.get(&("robust".to_string(), "torch".into(), "fast epoch seconds".into()));
+    let _ = writeln!(
+        out,
+        "Fast adversarial training, {STEPS} steps: {seconds:.2} s{}",
+        theirs.map_or(String::new(), |theirs| format!(", PyTorch {theirs:.2} ({:.2} of theirs)", seconds / theirs))
+    );
 }
 
 fn line(out: &mut String, peers: &Peers, (name, what): (&str, &str), seconds: f64, standing: f64, gradients: f64) {

@@ -22,7 +22,7 @@ pub const UNITS: u64 = training::UNITS + examples::UNITS + falling::UNITS;
 /// The radius of the threat in `Linf`, as a share of full ink.
 const EPSILON: f64 = 0.15;
 /// Test images that are attacked.
-const ATTACKED: usize = 300;
+const ATTACKED: usize = 200;
 
 /// Every number of the study.
 #[derive(Clone, Debug, Serialize)]
