@@ -61,7 +61,7 @@ impl Falling {
             let points = self.radii.iter().zip(&curve.accuracies).map(|(radius, share)| (*radius, 100.0 * share));
             Line::new(&curve.name, class, points.collect())
         };
-        let classes = ["train", "test"];
+        let classes = ["s1", "s2"];
         let plot = Plot {
             title: "Accuracy against the radius",
             x_axis: "radius in Linf, ink of a pixel from 0 to 1",

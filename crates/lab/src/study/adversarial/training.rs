@@ -165,7 +165,7 @@ impl Training {
             name: network.name.clone(),
             value: 100.0 * network.ensemble,
             label: percent(network.ensemble),
-            class: "train",
+            class: "s1",
         };
         let bars = Bars {
             title: "Accuracy that no attack takes",
