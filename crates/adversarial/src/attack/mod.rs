@@ -1,15 +1,25 @@
 //! Attacks, one file each.
 
+pub(crate) mod estimate;
 mod fgsm;
 mod geometry;
+mod hop_skip_jump;
+#[cfg(test)]
+mod laws;
+mod nes;
 mod pgd;
+mod spsa;
+mod start;
 
 use std::pin::Pin;
 
 use burn::tensor::Tensor;
 
 pub use fgsm::Fgsm;
+pub use hop_skip_jump::HopSkipJump;
+pub use nes::Nes;
 pub use pgd::Pgd;
+pub use spsa::Spsa;
 
 use crate::classifier::Classifier;
 use crate::engine::{Attacked, Case, Engine, Goals, Oracle, Run, Search};
