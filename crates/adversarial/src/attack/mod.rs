@@ -1,5 +1,6 @@
 //! Attacks, one file each.
 
+pub(crate) mod batch;
 pub(crate) mod estimate;
 mod fgsm;
 mod geometry;
@@ -10,6 +11,7 @@ mod nes;
 mod pgd;
 mod spsa;
 mod start;
+mod universal;
 
 use std::pin::Pin;
 
@@ -20,6 +22,7 @@ pub use hop_skip_jump::HopSkipJump;
 pub use nes::Nes;
 pub use pgd::Pgd;
 pub use spsa::Spsa;
+pub use universal::{Fooling, Universal, UniversalPerturbation};
 
 use crate::classifier::Classifier;
 use crate::engine::{Attacked, Case, Engine, Goals, Oracle, Run, Search};
