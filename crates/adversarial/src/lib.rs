@@ -29,8 +29,8 @@ mod threat;
 pub mod training;
 
 pub use attack::{
-    Apgd, ApgdL1, Attack, AutoAttack, AutoAttackReport, Ddn, DeepFool, Fab, Fgsm, Flag, Fmn, Pgd, Setting, Square,
-    Stage, Walk,
+    Apgd, ApgdL1, Attack, AutoAttack, AutoAttackReport, Ddn, DeepFool, Fab, Fgsm, Flag, Fmn, Fooling, HopSkipJump, Nes,
+    Pgd, Setting, Spsa, Square, Stage, Universal, UniversalPerturbation, Walk,
 };
 pub use averaged::Averaged;
 pub use classifier::{Classifier, Pulled, Recorded, Taped};

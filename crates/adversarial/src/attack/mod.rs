@@ -3,17 +3,26 @@
 mod apgd;
 mod apgd_l1;
 mod auto_attack;
+pub(crate) mod batch;
+#[cfg(test)]
+mod black_box_laws;
 mod ddn;
 mod deepfool;
+pub(crate) mod estimate;
 mod fab;
 mod fgsm;
 mod fmn;
 mod geometry;
+mod hop_skip_jump;
 #[cfg(test)]
 mod laws;
 mod minimum;
+mod nes;
 mod pgd;
+mod spsa;
 mod square;
+mod start;
+mod universal;
 
 use std::pin::Pin;
 
@@ -27,8 +36,12 @@ pub use deepfool::DeepFool;
 pub use fab::Fab;
 pub use fgsm::Fgsm;
 pub use fmn::Fmn;
+pub use hop_skip_jump::HopSkipJump;
+pub use nes::Nes;
 pub use pgd::Pgd;
+pub use spsa::Spsa;
 pub use square::Square;
+pub use universal::{Fooling, Universal, UniversalPerturbation};
 
 use crate::classifier::Classifier;
 use crate::engine::{Attacked, Case, Engine, Goals, Oracle, Run, Search};
