@@ -29,8 +29,9 @@ mod threat;
 pub mod training;
 
 pub use attack::{
-    Apgd, ApgdL1, Attack, AutoAttack, AutoAttackReport, Ddn, DeepFool, Fab, Fgsm, Flag, Fmn, Fooling, HopSkipJump, Nes,
-    Pgd, Setting, Spsa, Square, Stage, Universal, UniversalPerturbation, Walk,
+    Apgd, ApgdL1, Attack, AttackStage, AutoAttack, AutoAttackReport, CarliniWagner, Ddn, DeepFool, Ead, Fab, Fgsm,
+    Flag, Fmn, Fooling, HopSkipJump, MiFgsm, Nes, Pgd, Setting, SigmaZero, Spsa, Square, Universal,
+    UniversalPerturbation, Walk,
 };
 pub use averaged::Averaged;
 pub use classifier::{Classifier, Pulled, Recorded, Taped};

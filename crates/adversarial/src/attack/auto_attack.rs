@@ -53,7 +53,7 @@ pub struct AutoAttack {
 
 /// What one attack of the ensemble did to the examples left.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Stage {
+pub struct AttackStage {
     /// The attack's name.
     pub name: String,
     /// Examples it was given.
@@ -117,7 +117,7 @@ pub struct AutoAttackReport<const D: usize> {
     /// Examples no attack broke: the robust accuracy.
     pub standing: Share,
     /// Attack by attack.
-    pub stages: Vec<Stage>,
+    pub stages: Vec<AttackStage>,
     /// What makes the figure doubtful.
     pub flags: Vec<Flag>,
     /// For each example the attack that broke it.
@@ -290,7 +290,7 @@ struct Ledger {
     end: Vec<i64>,
     points: Vec<f32>,
     margins: Vec<f64>,
-    stages: Vec<Stage>,
+    stages: Vec<AttackStage>,
 }
 
 impl Ledger {
@@ -302,7 +302,7 @@ impl Ledger {
             end: vec![STANDING; examples],
             points: inputs.to_data().iter::<f32>().collect(),
             margins: vec![f64::NEG_INFINITY; examples],
-            stages: vec![Stage::default(); stages],
+            stages: vec![AttackStage::default(); stages],
         }
     }
 
@@ -354,12 +354,12 @@ impl Ledger {
 
     fn flags(&self) -> Vec<Flag> {
         let mut flags = Vec::new();
-        let sum = |of: fn(&Stage) -> u64| self.stages.iter().map(of).sum::<u64>();
+        let sum = |of: fn(&AttackStage) -> u64| self.stages.iter().map(of).sum::<u64>();
         let (zero, all) = (sum(|stage| stage.zero_gradients), sum(|stage| stage.gradients));
         if zero * 100 > all {
             flags.push(Flag::ZeroGradients { share: zero as f64 / all as f64 });
         }
-        let white = |stage: &Stage| stage.gradients > 0;
+        let white = |stage: &AttackStage| stage.gradients > 0;
         for (i, stage) in self.stages.iter().enumerate() {
             let alone = !white(stage) && self.stages[..i].iter().any(white);
             if alone && stage.broken > 0 {
@@ -374,7 +374,7 @@ impl Ledger {
     }
 
     fn save(&self) -> State {
-        let numbers = |of: fn(&Stage) -> u64| self.stages.iter().map(of).collect::<Vec<u64>>();
+        let numbers = |of: fn(&AttackStage) -> u64| self.stages.iter().map(of).collect::<Vec<u64>>();
         let bits = |x: &f64| x.to_bits();
         State::new()
             .with("next", self.next.iter().map(|next| *next as u64).collect::<Vec<_>>())
@@ -409,7 +409,7 @@ impl Ledger {
         let points = take("points", points)?;
         let mut loaded = self.stages.clone();
         for (name, set) in [
-            ("attacked", (|stage, value| stage.attacked = value as usize) as fn(&mut Stage, u64)),
+            ("attacked", (|stage, value| stage.attacked = value as usize) as fn(&mut AttackStage, u64)),
             ("broken", |stage, value| stage.broken = value as usize),
             ("gradients", |stage, value| stage.gradients = value),
             ("zero", |stage, value| stage.zero_gradients = value),

@@ -86,6 +86,11 @@ impl Nearest {
         self.0.as_ref().map_or(f64::INFINITY, |(distance, _)| *distance)
     }
 
+    /// The point itself.
+    pub fn point(&self) -> Option<&[f32]> {
+        self.0.as_ref().map(|(_, x)| x.as_slice())
+    }
+
     /// Bisects the segment from the unperturbed input to it, by so many queries.
     pub async fn bisect(self, case: &Case, oracle: &Oracle, queries: usize) {
         let Some((_, far)) = self.0 else { return };
