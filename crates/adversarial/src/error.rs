@@ -66,4 +66,12 @@ pub enum Error {
     /// An error of the core.
     #[error(transparent)]
     Core(#[from] core_tensor::Error),
+    /// An operation, a threat or an element type that certificates have no bound for.
+    #[error("no bound through {operation}: {reason}")]
+    NoBound {
+        /// The operation, as in `Activation(Softmax)`.
+        operation: String,
+        /// Why.
+        reason: String,
+    },
 }

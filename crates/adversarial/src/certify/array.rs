@@ -113,6 +113,11 @@ impl Array {
         Array(Dispatch::float_clamp_max(self.0.clone(), Scalar::Float(bound)))
     }
 
+    /// The same values without a tape behind them.
+    pub fn detach(&self) -> Self {
+        Array(Dispatch::float_detach(self.0.clone()))
+    }
+
     /// `max(x, 0)`
     pub fn positive(&self) -> Self {
         self.at_least(0.0)
@@ -173,8 +178,7 @@ impl Array {
             return self.clone();
         }
         let bounds = |(at, size): (usize, &usize)| if at == axis { (from, to) } else { (0, *size) };
-        let ranges: Vec<Slice> =
-            shape.iter().enumerate().map(bounds).map(|(a, b)| Slice::new(a as isize, Some(b as isize), 1)).collect();
+        let ranges: Vec<Slice> = shape.iter().enumerate().map(bounds).map(|(a, b)| Slice::from(a..b)).collect();
         self.slice(&ranges)
     }
 

@@ -7,8 +7,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use burn::backend::ir::{OperationIr, TensorIr};
 use burn::backend::DispatchTensor;
+use burn::backend::ir::{OperationIr, TensorIr};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Device, Distribution, Int, Tensor, TensorData};
 
