@@ -108,4 +108,12 @@ pub enum Error {
         /// The norm.
         norm: crate::Norm,
     },
+    /// An operation, a threat or an element type that certificates have no bound for.
+    #[error("no bound through {operation}: {reason}")]
+    NoBound {
+        /// The operation, as in `Activation(Softmax)`.
+        operation: String,
+        /// Why.
+        reason: String,
+    },
 }

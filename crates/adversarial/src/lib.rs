@@ -1,19 +1,24 @@
-//! Adversarial examples for [Burn](burn): the parts that attacks and certificates are made of.
+//! Adversarial learning for [Burn](burn): attacks, robust training, certificates, evaluation.
 //!
 //! | to | take |
 //! |---|---|
-//! | say what an adversary may change | [`Threat`], [`Norm`] |
-//! | bring inputs back to what is allowed, exactly | [`Threat::project`] |
-//! | measure how near an example is to being misclassified, whatever the scale of the logits | [`dlr_loss`], [`dlr_loss_targeted`] |
-//! | turn counts under noise into a certified radius | [`smoothing_certificate`] |
-//!
-//! Attacks, robust training and bounds through a network are not here yet.
+//! | say what an adversary may change, and bring inputs back to it exactly | [`Threat`], [`Norm`] |
+//! | make a model something to attack | [`Recorded`], [`Taped`], your own [`Classifier`] |
+//! | report a robust accuracy | [`AutoAttack`], [`Evaluation`] |
+//! | attack within a radius | [`Apgd`], [`ApgdL1`], [`Pgd`], [`Fgsm`], [`MiFgsm`] |
+//! | find the smallest perturbation | [`Fmn`], [`Fab`], [`Ddn`], [`DeepFool`], [`CarliniWagner`], [`Ead`], [`SigmaZero`] |
+//! | attack without gradients | [`Square`], [`Spsa`], [`Nes`], [`HopSkipJump`] |
+//! | fool on all inputs with one perturbation | [`Universal`] |
+//! | write an attack of your own | [`Attack`], [`engine`] |
+//! | train a model that holds | [`training`], [`CertifiedTraining`] |
+//! | prove that it does | [`Verifier`], [`Smoothing`] |
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod attack;
 mod averaged;
+mod certify;
 mod classifier;
 #[cfg(test)]
 mod digits;
@@ -34,6 +39,9 @@ pub use attack::{
     UniversalPerturbation, Walk,
 };
 pub use averaged::Averaged;
+pub use certify::{
+    Bounds, CertifiedLoss, CertifiedTraining, Margins, Method, RampUp, Rounding, Smoothed, Smoothing, Stage, Verifier,
+};
 pub use classifier::{Classifier, Pulled, Recorded, Taped};
 pub use dlr::{dlr_loss, dlr_loss_targeted};
 pub use engine::{Answer, Attacked, Case, Engine, Goals, Oracle, Outcome, Progress, Run, Search, Status};

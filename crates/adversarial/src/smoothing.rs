@@ -74,7 +74,7 @@ pub(crate) fn clopper_pearson_lower(n: u64, k: u64, alpha: f64) -> f64 {
 }
 
 /// `P(Binomial(n, p) ≥ k)` for `0 < k < n`, summed away from the mode.
-fn upper_tail(n: u64, k: u64, p: f64) -> f64 {
+pub(crate) fn upper_tail(n: u64, k: u64, p: f64) -> f64 {
     let (n, k) = (n as f64, k as f64);
     let log_choose = |i: f64| libm::lgamma(n + 1.0) - libm::lgamma(i + 1.0) - libm::lgamma(n - i + 1.0);
     let term = |i: f64| (log_choose(i) + i * p.ln() + (n - i) * (-p).ln_1p()).exp();

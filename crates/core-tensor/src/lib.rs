@@ -30,8 +30,8 @@ pub mod tree;
 
 pub use error::{Error, Result};
 pub use program::{
-    Autocast, AutocastReport, Batch, BatchMapper, Frozen, Gradient, Jvp, Linearized, PerSample, Precision, Program,
-    ProgramError, Pullback, Pushforward, Variable, central_difference,
+    Autocast, AutocastReport, Batch, BatchMapper, Frozen, Gradient, Jvp, Linearized, Origin, PerSample, Precision,
+    Program, ProgramError, Pullback, Pushforward, Trace, TraceInput, Variable, batch_tensors, central_difference,
 };
 pub use random::Random;
 pub use scalar::Scalar;

@@ -12,7 +12,7 @@ impl From<adversarial::Error> for Trouble {
     }
 }
 
-fn norm(field: &Field<'_>) -> Result<Norm, Trouble> {
+pub(super) fn norm(field: &Field<'_>) -> Result<Norm, Trouble> {
     match field.text()? {
         "linf" => Ok(Norm::Linf),
         "l2" => Ok(Norm::L2),
@@ -21,7 +21,7 @@ fn norm(field: &Field<'_>) -> Result<Norm, Trouble> {
     }
 }
 
-fn rows(field: &Field<'_>) -> Result<Tensor<2>, Trouble> {
+pub(super) fn rows(field: &Field<'_>) -> Result<Tensor<2>, Trouble> {
     let (shape, data) = field.ranked::<2>()?;
     Ok(Tensor::from_data(TensorData::new(data, shape), &Device::default()))
 }

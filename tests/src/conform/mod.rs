@@ -8,6 +8,7 @@ pub mod adversarial;
 pub mod aggregate;
 pub mod clipping;
 pub mod hvp;
+pub mod ibp_bounds;
 pub mod json;
 pub mod leaves;
 pub mod model;
@@ -35,6 +36,7 @@ pub const OPERATIONS: &[(&str, Operation)] = &[
     ("dp_epsilon", clipping::dp_epsilon),
     ("per_sample_clip", clipping::per_sample_clip),
     ("hvp", hvp::run),
+    ("ibp_bounds", ibp_bounds::run),
     ("loss_scale_trace", precision::loss_scale_trace),
     ("mx_quantize", precision::mx_quantize),
     ("project", adversarial::project),

@@ -12,6 +12,7 @@
 //! | [`Program::vjp`], [`Program::jacobian`] | `cᵢᵀJ` for many `cᵢ` from one forward pass | 1/3 + 2/3 each |
 //! | [`Program::scaled_value_and_grad`] | `f(x)`, `s·∇f(x)` for loss scaling | 1 |
 //! | [`Program::pushforward`] | `J·v` for many `v` from one forward pass | 1/3 + 1/3 each |
+//! | [`Program::trace`] | the operations of `f` as data, for analyses such as bounds | – |
 //! | [`Program::per_sample`] | `‖∇fᵢ(x)‖` of every sample, then `Σ wᵢ∇fᵢ(x)` | 1 to 1.5 |
 //!
 //! The Hessian-vector product is forward over reverse: the tangent of the recorded gradient (Pearlmutter, "Fast exact
@@ -49,6 +50,7 @@ mod samples;
 mod simplify;
 mod stage;
 mod tangent;
+mod trace;
 mod variable;
 
 use std::collections::HashMap;
@@ -64,6 +66,7 @@ pub use autocast::{Autocast, AutocastReport, Precision};
 pub use batch::{Batch, BatchMapper, Frozen};
 pub use difference::central_difference;
 pub use error::ProgramError;
+pub use trace::{Origin, Trace, TraceInput, batch_tensors};
 pub use variable::Variable;
 
 use crate::error::{Error, Result};
@@ -581,6 +584,18 @@ impl<B: Batch> Program<B> {
     /// As [`Program::value`].
     pub fn autocast_report(&self, point: &Tree, batch: &B) -> Result<Option<AutocastReport>> {
         Ok(self.prepare(Kind::Gradient, point, batch)?.plan.report.clone())
+    }
+
+    /// The forward pass for such a point and batch as data: what other crates analyse, for example to bound its values.
+    ///
+    /// It is that of the function as recorded, whatever [`autocast`](Self::autocast) makes of it.
+    ///
+    /// # Errors
+    /// As [`Program::value`].
+    pub fn trace(&self, point: &Tree, batch: &B) -> Result<Trace> {
+        let run = self.prepare(Kind::Value, point, batch)?;
+        let recording = self.recording(Want::Gradient, &run.key, &run.device, batch)?;
+        Ok(Trace::new(&recording.graph, &self.buffers))
     }
 
     /// Number of operations in the recorded value and gradient, and in the pass that also gives tangents.

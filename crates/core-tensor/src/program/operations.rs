@@ -53,6 +53,14 @@ impl<'a> Values<'a> {
         }
     }
 
+    /// Every value that is still kept, by position.
+    pub fn into_all(self) -> Vec<Option<DispatchTensor>> {
+        self.slots
+            .into_iter()
+            .map(|slot| slot.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).value)
+            .collect()
+    }
+
     fn slot(&self, tensor: &TensorIr) -> MutexGuard<'_, Slot> {
         self.slots[index(tensor)].lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }

@@ -55,7 +55,8 @@ pub struct Certificates {
 
 pub fn run(data: &Dataset, networks: &[Network], setting: &Setting<'_>) -> Result<Certificates> {
     let certified = train(data, setting)?;
-    let models = [(networks[0].name, &networks[0].model), (networks[3].name, &networks[3].model), ("bounds", &certified)];
+    let models =
+        [(networks[0].name, &networks[0].model), (networks[3].name, &networks[3].model), ("bounds", &certified)];
     let mut proven = Vec::new();
     for (name, model) in models {
         proven.push(prove(name, model, data, setting)?);
@@ -74,7 +75,7 @@ fn train(data: &Dataset, setting: &Setting<'_>) -> Result<Classifier> {
     let mut optimizer: ModuleOptimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(1e-4).init();
     let mut order = setting.random.fork("certified order");
     let mut queue = Vec::new();
-    let ramp = RampUp::new(EPSILON, STEPS * 2 / 3)?.warm_up(STEPS / 10)?;
+    let ramp = RampUp::new(EPSILON, STEPS * 2 / 3)?.warm_up(STEPS / 10);
     let mut program = None;
     for step in 0..STEPS {
         if queue.len() < BATCH {
@@ -84,7 +85,9 @@ fn train(data: &Dataset, setting: &Setting<'_>) -> Result<Classifier> {
         let (images, labels) = batch(&data.train, &chosen, (0.0, 1.0), setting.device);
         let program = match &program {
             Some(program) => program,
-            None => program.insert(CertifiedTraining::record(&model, &images, |model: &Classifier, x| model.forward(x))?),
+            None => {
+                program.insert(CertifiedTraining::record(&model, &images, |model: &Classifier, x| model.forward(x))?)
+            }
         };
         let out = program.loss(&model, &images, &labels, &threat()?, ramp.at(step))?;
         let gradients = GradientsParams::from_grads(out.loss.backward(), &model);
@@ -121,7 +124,8 @@ fn smooth(model: &Classifier, data: &Dataset, setting: &Setting<'_>) -> Result<V
     let smoothing = Smoothing::new(SIGMA)?.estimation(DRAWS)?;
     let found = smoothing.certify(&images, |x| classifier.logits(x))?;
     let share = |radius: f64| {
-        let right = found.iter().zip(&labels).filter(|(found, label)| found.class == Some(**label) && found.radius >= radius);
+        let right =
+            found.iter().zip(&labels).filter(|(found, label)| found.class == Some(**label) && found.radius >= radius);
         right.count() as f64 / labels.len() as f64
     };
     Ok(SMOOTHED.iter().map(|radius| (*radius, share(*radius))).collect())
@@ -160,12 +164,17 @@ impl Certificates {
     }
 
     pub fn part(&self) -> Part {
-        let points = |shares: &[f64]| self.radii.iter().zip(shares).map(|(radius, share)| (*radius, 100.0 * share)).collect();
+        let points =
+            |shares: &[f64]| self.radii.iter().zip(shares).map(|(radius, share)| (*radius, 100.0 * share)).collect();
         let names = ["trained as usual", "against PGD-7", "for bounds"];
         let mut lines = Vec::new();
         for ((network, name), class) in self.networks.iter().zip(names).zip(["s1", "s2", "s3"]) {
             lines.push(Line::new(&format!("{name}: proven"), class, points(&network.crown)));
-            lines.push(Line::new(&format!("{name}: not broken"), &format!("{class} dashed"), points(&network.attacked)));
+            lines.push(Line::new(
+                &format!("{name}: not broken"),
+                &format!("{class} dashed"),
+                points(&network.attacked),
+            ));
         }
         let bounds = Plot {
             title: "Proven and not broken",

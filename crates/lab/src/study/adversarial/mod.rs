@@ -1,5 +1,6 @@
 //! The study of adversarial learning: how examples that fool a network are made, what min-max training holds, what can be proven.
 
+mod certificates;
 mod examples;
 mod falling;
 mod training;
@@ -17,7 +18,7 @@ use crate::study::{Chapter, Finding, Setting};
 use crate::summary::Row;
 
 /// Units of work of all experiments.
-pub const UNITS: u64 = training::UNITS + examples::UNITS + falling::UNITS;
+pub const UNITS: u64 = training::UNITS + examples::UNITS + falling::UNITS + certificates::UNITS;
 
 /// The radius of the threat in `Linf`, as a share of full ink.
 const EPSILON: f64 = 0.15;
@@ -30,6 +31,7 @@ struct Results {
     examples: examples::Examples,
     falling: falling::Falling,
     training: training::Training,
+    certificates: certificates::Certificates,
 }
 
 /// Runs all experiments.
@@ -45,6 +47,7 @@ pub fn run(setting: &Setting<'_>) -> Result<Finding> {
         falling: progress.experiment("accuracy against the radius", || falling::run(&data, &networks, setting))?,
         training: progress
             .experiment("every network under every attack", || training::run(&data, &networks, setting))?,
+        certificates: progress.experiment("certificates", || certificates::run(&data, &networks, setting))?,
     };
     Ok(Finding {
         results: serde_json::to_value(&found).expect("plain data"),
@@ -59,6 +62,11 @@ pub fn run(setting: &Setting<'_>) -> Result<Finding> {
                 question: "What does min-max training hold?",
                 answer: found.training.answer(),
                 parts: vec![found.training.part()],
+            },
+            Chapter {
+                question: "What can be proven?",
+                answer: found.certificates.answer(),
+                parts: vec![found.certificates.part()],
             },
         ],
     })
@@ -78,7 +86,7 @@ impl Results {
 
     fn rows(&self) -> Vec<Row> {
         let row = |what: &str, figure: String, note: String| Row { label: what.to_owned().into(), value: figure, note };
-        let rows: Vec<Row> = self
+        let mut rows: Vec<Row> = self
             .training
             .networks
             .iter()
@@ -90,6 +98,7 @@ impl Results {
                 )
             })
             .collect();
+        rows.extend(self.certificates.row());
         rows
     }
 }
