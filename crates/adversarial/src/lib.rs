@@ -46,7 +46,7 @@ pub use classifier::{Classifier, Pulled, Recorded, Taped};
 pub use dlr::{dlr_loss, dlr_loss_targeted};
 pub use engine::{Answer, Attacked, Case, Engine, Goals, Oracle, Outcome, Progress, Run, Search, Status};
 pub use error::{Error, Result};
-pub use evaluation::{Evaluation, RobustnessReport, Share, UnderAttack};
+pub use evaluation::{Evaluation, NormCurve, RobustnessReport, Share, UnderAttack};
 pub use goal::Goal;
 pub use loss::{Loss, LossFunction, Objective};
 pub use smoothing::{Certificate, smoothing_certificate};

@@ -29,6 +29,7 @@ pub type Operation = fn(&mut Case<'_>) -> Result<(), Trouble>;
 pub const OPERATIONS: &[(&str, Operation)] = &[
     ("adaptive_gradient_clip", clipping::adaptive_gradient_clip),
     ("aggregate", aggregate::run),
+    ("attack", adversarial::attack),
     ("autoclip_trace", clipping::autoclip_trace),
     ("clip_by_global_norm", clipping::clip_by_global_norm),
     ("clip_by_value", clipping::clip_by_value),

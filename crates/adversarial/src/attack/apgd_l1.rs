@@ -15,7 +15,8 @@ use crate::threat::Norm;
 /// APGD in `L1`: sparse steps whose sparsity follows that of the best point, and exact projections onto the `L1` ball cut by the
 /// box.
 ///
-/// `x^{k+1} = P(x^k + η/s · sign(g))` on the `s` elements of largest `|g|`. Every `⌊0.04 N⌋` steps `s` becomes `‖x_best − x₀‖₀ / 1.5`; the step
+/// `x^{k+1} = P(x^k + η/s · sign(g))` on the `s` elements of largest `|g|`, at first `s = ‖x⁰ − x₀‖₀ / 1.5`. Every `⌊0.04 N⌋` steps `s` becomes
+/// `‖x_best − x₀‖₀ / 1.5`; the step
 /// returns to `ε` and the run to the best point where that number has fallen by 5 % or more, else the step is divided by 1.5, down to `ε/10`.
 /// The radius comes down in three stages: `3ε` for 30 % of the steps, `2ε` for 30 %, `ε` for 40 %, each begun at the best point so far.
 ///
@@ -147,9 +148,11 @@ async fn climb(
     steps: usize,
     last_stage: bool,
 ) -> Vec<f32> {
-    let n = start.len();
     let every = ((0.04 * steps as f64) as usize).max(1);
-    let (mut step, mut sparsity, mut support) = (radius, ((0.2 * n as f64) as usize).max(1), n);
+    let moved = |x: &[f32]| case.x0().iter().zip(x).filter(|(a, b)| a != b).count();
+    let sparse = |support: usize| ((support as f64 / 1.5) as usize).max(1);
+    let mut support = moved(&start);
+    let (mut step, mut sparsity) = (radius, sparse(support));
     let mut x = start;
     let first = oracle.gradient(&x, loss.clone()).await;
     let mut gradient = first.gradient;
@@ -172,8 +175,8 @@ async fn climb(
             best = (answer.loss, x.clone(), gradient.clone());
         }
         if (k + 1).is_multiple_of(every) {
-            let now = case.x0().iter().zip(&best.1).filter(|(a, b)| a != b).count();
-            sparsity = ((now as f64 / 1.5) as usize).max(1);
+            let now = moved(&best.1);
+            sparsity = sparse(now);
             match (now as f64) < 0.95 * support as f64 {
                 true => {
                     step = radius;

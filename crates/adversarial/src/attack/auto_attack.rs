@@ -7,7 +7,7 @@ use std::time::Instant;
 use burn::tensor::{Int, Tensor, TensorData};
 use core_tensor::transform::State;
 
-use super::{Apgd, ApgdL1, Attack, Fab, Square};
+use super::{Apgd, ApgdL1, Attack, Fab, Setting, Square};
 use crate::classifier::Classifier;
 use crate::engine::{Attacked, Engine, Goals, Progress, Search, Status};
 use crate::error::{Error, Result};
@@ -208,10 +208,19 @@ impl AutoAttack {
         if let Some(state) = state {
             ledger.load(state)?;
         }
-        let mut flags: Vec<Flag> = self.randomised(classifier, &inputs)?.into_iter().collect();
+        let (classes, randomised) = self.look(classifier, &inputs)?;
+        let (norm, search, shape) = (self.threat.norm(), Search::First, inputs.dims()[1..].to_vec());
+        let setting = Setting { norm, search, classes, shape, targeted: false };
         let mut stopped = false;
         for (index, attack) in self.attacks.iter().enumerate() {
             ledger.stages[index].name = attack.name();
+            // Told by the attack itself, so that a run that goes on says it again.
+            if examples > 0
+                && let Err(error @ Error::TooFewClasses { .. }) = attack.check(&setting)
+            {
+                ledger.pass_over(index, error.to_string());
+                continue;
+            }
             let left: Vec<usize> = (0..examples).filter(|i| ledger.next[*i] == index as i64).collect();
             if left.is_empty() || stopped {
                 continue;
@@ -224,28 +233,18 @@ impl AutoAttack {
                 flow
             };
             let some = select(&inputs, &left);
-            let run = self.engine.run_watched(
+            let attacked = self.engine.run_watched(
                 attack.as_ref(),
                 classifier,
                 self.threat,
-                Search::First,
+                search,
                 some,
                 &goals,
                 &mut watched,
-            );
-            match run {
-                Ok(attacked) => {
-                    let flag = ledger.take_in(index, &left, labels, attacked, begun.elapsed().as_secs_f64());
-                    flags.extend(flag);
-                }
-                Err(error @ Error::TooFewClasses { .. }) => {
-                    ledger.stages[index].skipped = Some(error.to_string());
-                    left.iter().for_each(|i| ledger.next[*i] += 1);
-                }
-                Err(error) => return Err(error),
-            }
+            )?;
+            ledger.take_in(index, &left, labels, attacked, begun.elapsed().as_secs_f64());
         }
-        flags.extend(ledger.flags());
+        let flags = randomised.into_iter().chain(ledger.flags()).collect();
         let unfinished = stopped.then(|| ledger.save());
         let share = |count: usize| Share::new(count, examples, 0.95);
         let count = |of: i64| ledger.end.iter().filter(|end| **end == of).count();
@@ -262,18 +261,22 @@ impl AutoAttack {
         })
     }
 
-    /// Whether logits of the first examples are the same twice.
-    fn randomised<const D: usize>(&self, classifier: &dyn Classifier<D>, inputs: &Tensor<D>) -> Result<Option<Flag>> {
+    /// The number of classes, and whether logits of the first examples are the same twice; 0 classes of no examples.
+    fn look<const D: usize>(
+        &self,
+        classifier: &dyn Classifier<D>,
+        inputs: &Tensor<D>,
+    ) -> Result<(usize, Option<Flag>)> {
         let count = inputs.dims()[0].min(16);
         if count == 0 {
-            return Ok(None);
+            return Ok((0, None));
         }
         let some = inputs.clone().slice_dim(0, 0..count).to_device(&classifier.device());
         let logits =
             || -> Result<Vec<f64>> { Ok(classifier.logits(some.clone())?.into_data().iter::<f64>().collect()) };
         let (first, second) = (logits()?, logits()?);
         let difference = first.iter().zip(&second).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-        Ok((difference > 0.0).then_some(Flag::Randomised { difference }))
+        Ok((first.len() / count, (difference > 0.0).then_some(Flag::Randomised { difference })))
     }
 }
 
@@ -291,6 +294,8 @@ struct Ledger {
     points: Vec<f32>,
     margins: Vec<f64>,
     stages: Vec<AttackStage>,
+    /// For each attack, of the examples that held: how many, and the sums of the cross-entropy before and after.
+    held: Vec<[f64; 3]>,
 }
 
 impl Ledger {
@@ -303,7 +308,14 @@ impl Ledger {
             points: inputs.to_data().iter::<f32>().collect(),
             margins: vec![f64::NEG_INFINITY; examples],
             stages: vec![AttackStage::default(); stages],
+            held: vec![[0.0; 3]; stages],
         }
+    }
+
+    /// Lets the examples that an attack comes next for go on to the one after it.
+    fn pass_over(&mut self, index: usize, why: String) {
+        self.stages[index].skipped = Some(why);
+        self.next.iter_mut().filter(|next| **next == index as i64).for_each(|next| *next += 1);
     }
 
     fn take_in<const D: usize>(
@@ -313,12 +325,11 @@ impl Ledger {
         labels: &[usize],
         attacked: Attacked<D>,
         seconds: f64,
-    ) -> Option<Flag> {
+    ) {
         let last = self.stages.len() as i64;
         let stage = &mut self.stages[index];
         stage.seconds += seconds;
         let points: Vec<f32> = attacked.inputs.into_data().iter::<f32>().collect();
-        let (mut before, mut after, mut held) = (0.0, 0.0, 0);
         for (place, (i, outcome)) in left.iter().zip(&attacked.outcomes).enumerate() {
             if outcome.status == Status::Unfinished {
                 continue;
@@ -342,14 +353,12 @@ impl Ledger {
             stage.broken += usize::from(outcome.status == Status::Broken);
             if outcome.status == Status::Standing {
                 let loss = Loss::CrossEntropy { label: labels[*i] };
-                held += 1;
-                before += loss.value(&outcome.clean);
-                after += loss.value(&outcome.logits);
+                let [held, before, after] = &mut self.held[index];
+                *held += 1.0;
+                *before += loss.value(&outcome.clean);
+                *after += loss.value(&outcome.logits);
             }
         }
-        let (before, after) = (before / f64::from(held.max(1)), after / f64::from(held.max(1)));
-        let odd = stage.broken == 0 && held >= 10 && after > 10.0 * before.max(0.01) && after > std::f64::consts::LN_2;
-        odd.then(|| Flag::LossWithoutSuccess { attack: stage.name.clone(), before, after })
     }
 
     fn flags(&self) -> Vec<Flag> {
@@ -358,6 +367,13 @@ impl Ledger {
         let (zero, all) = (sum(|stage| stage.zero_gradients), sum(|stage| stage.gradients));
         if zero * 100 > all {
             flags.push(Flag::ZeroGradients { share: zero as f64 / all as f64 });
+        }
+        for (stage, [held, before, after]) in self.stages.iter().zip(&self.held) {
+            let (before, after) = (before / held.max(1.0), after / held.max(1.0));
+            let grown = after > 10.0 * before.max(0.01) && after > std::f64::consts::LN_2;
+            if stage.broken == 0 && *held >= 10.0 && grown {
+                flags.push(Flag::LossWithoutSuccess { attack: stage.name.clone(), before, after });
+            }
         }
         let white = |stage: &AttackStage| stage.gradients > 0;
         for (i, stage) in self.stages.iter().enumerate() {
@@ -386,6 +402,7 @@ impl Ledger {
             .with("gradients", numbers(|stage| stage.gradients))
             .with("zero", numbers(|stage| stage.zero_gradients))
             .with("queries", numbers(|stage| stage.queries))
+            .with("held", self.held.iter().flatten().map(bits).collect::<Vec<_>>())
             .with("seconds", self.stages.iter().map(|stage| stage.seconds.to_bits()).collect::<Vec<_>>())
     }
 
@@ -407,6 +424,7 @@ impl Ledger {
         let end = take("end", examples)?;
         let margins = take("margins", examples)?;
         let points = take("points", points)?;
+        let held = take("held", 3 * stages)?;
         let mut loaded = self.stages.clone();
         for (name, set) in [
             ("attacked", (|stage, value| stage.attacked = value as usize) as fn(&mut AttackStage, u64)),
@@ -420,6 +438,7 @@ impl Ledger {
         }
         state.finish()?;
         self.stages = loaded;
+        self.held = held.chunks(3).map(|sums| [0, 1, 2].map(|i| f64::from_bits(sums[i]))).collect();
         self.next = next.into_iter().map(|next| next as i64).collect();
         self.end = end.into_iter().map(|end| end as i64 - 3).collect();
         self.margins = margins.into_iter().map(f64::from_bits).collect();
@@ -550,6 +569,7 @@ mod tests {
         assert!(times > 2);
         assert_eq!(resumed.broken_by, whole.broken_by);
         assert_eq!(resumed.inputs.to_data(), whole.inputs.to_data());
+        assert_eq!(resumed.flags, whole.flags);
         let other = attack.run_watched(classifier, x, &y, Some(State::new()), &mut |_, _| ControlFlow::Continue(()));
         assert!(other.is_err());
     }
@@ -568,6 +588,17 @@ mod tests {
             .unwrap();
         assert!(report.stages[1].skipped.as_ref().unwrap().contains("at least 4 classes"), "{report}");
         assert_eq!((report.clean.count, report.standing.count), (3, 3));
+        // Stopped after the one left out, it says so again at the end.
+        let attack = AutoAttack::standard(linf(1e-9)).unwrap().engine(Engine::new().queries(300));
+        let x = Tensor::<2>::full([3, 4], 0.5, &device);
+        let mut stop =
+            |name: &str, _| if name == "Square" { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        let half = attack.run_watched(&classifier, x.clone(), &[label; 3], None, &mut stop).unwrap();
+        let mut go = |_: &str, _| ControlFlow::Continue(());
+        let state = half.unfinished;
+        assert!(state.is_some());
+        let whole = attack.run_watched(&classifier, x, &[label; 3], state, &mut go).unwrap();
+        assert_eq!((&whole.stages[1], whole.standing), (&report.stages[1], report.standing));
         assert!(AutoAttack::standard(Threat::new(Norm::L0, 1.0).unwrap()).is_err());
     }
 
@@ -581,6 +612,18 @@ mod tests {
             })
             .collect();
         assert!(standing.windows(2).all(|w| w[0] >= w[1]) && standing[4] == 0, "{standing:?}");
+    }
+
+    #[test]
+    fn the_order_and_the_split_of_the_batch_do_not_matter() {
+        let (x, y) = digits(40);
+        let classifier = crate::digits::classifier();
+        let there = quick(linf(0.06)).run(classifier, x.clone(), &y).unwrap();
+        let back: Vec<usize> = y.iter().rev().copied().collect();
+        let turned = quick(linf(0.06)).engine(Engine::new().batch(16)).run(classifier, x.flip([0]), &back).unwrap();
+        let broken_by: Vec<Option<usize>> = turned.broken_by.iter().rev().copied().collect();
+        assert_eq!(broken_by, there.broken_by);
+        assert!(there.standing.count > 0 && there.standing.count < there.clean.count, "{there}");
     }
 
     /// Gradients that are zero everywhere although the decision moves.

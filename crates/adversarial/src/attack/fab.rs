@@ -41,7 +41,8 @@ use crate::threat::Norm;
 ///
 /// F. Croce, M. Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020, arXiv:1907.02044,
 /// algorithm 1; the targeted version is section 3.3 of arXiv:2003.01690. The search on the last segment is a bisection instead of three
-/// interpolations.
+/// interpolations. After a success the model is linearised at the success, whose logits and gradient come from one question, and not at the point
+/// gone back to, which would take one question more in every step.
 ///
 /// ```
 /// use adversarial::{Attack, Fab, Goals, Norm, Recorded, Threat};
@@ -178,7 +179,8 @@ impl Attack for Fab {
                     let rise = confidence - answer.loss;
                     (slope > 0.0 && slope.is_finite()).then_some((rise.abs() / slope, rise, w))
                 });
-                let Some((_, rise, w)) = planes.min_by(|a, b| a.0.total_cmp(&b.0)) else { return };
+                // Without a slope there is nowhere to go; a success found before is still worth its bisection.
+                let Some((_, rise, w)) = planes.min_by(|a, b| a.0.total_cmp(&b.0)) else { break };
                 // After going back towards x₀ the plane is that much farther.
                 let asked_at = match answers[0].reached {
                     true => here.iter().zip(&x0).map(|(x, x0)| x0 + (x - x0) / self.beta).collect(),
@@ -276,8 +278,55 @@ fn to_plane(norm: Norm, x: &[f64], w: &[f64], rise: f64, (low, high): (f64, f64)
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+    use crate::{Classifier, Goals, Pulled, Recorded, Threat};
+    use burn::module::Param;
+    use burn::nn::{Linear, LinearConfig};
+    use burn::tensor::{Device, Tensor};
     use proptest::prelude::*;
+
+    /// Has a gradient for so many calls, and none after them.
+    struct Fading(Recorded<Linear, 2>, AtomicUsize);
+
+    impl Classifier<2> for Fading {
+        fn logits(&self, inputs: Tensor<2>) -> Result<Tensor<2>> {
+            self.0.logits(inputs)
+        }
+
+        fn pullback(&self, inputs: Tensor<2>) -> Result<Pulled<'_, 2>> {
+            let left = self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            match left {
+                Ok(_) => self.0.pullback(inputs),
+                Err(_) => {
+                    let (logits, zeros) = (self.0.logits(inputs.clone())?, inputs.zeros_like());
+                    Ok(Pulled { logits, back: Box::new(move |_| Ok(zeros)) })
+                }
+            }
+        }
+
+        fn device(&self) -> Device {
+            self.0.device()
+        }
+    }
+
+    #[test]
+    fn a_success_is_bisected_where_the_gradient_ends() {
+        let device = Device::flex();
+        let mut model = LinearConfig::new(2, 2).init(&device);
+        model.weight = Param::from_tensor(Tensor::from_data([[0.0, 0.6], [0.0, 0.8]], &device));
+        model.bias = Some(Param::from_tensor(Tensor::from_data([0.0, -0.8], &device)));
+        let classifier = Recorded::new(&model, [2], |model: &Linear, x| model.forward(x)).unwrap();
+        let x = Tensor::<2>::full([1, 2], 0.5, &device);
+        let threat = Threat::new(Norm::L2, 1.0).unwrap();
+        let classifier = Fading(classifier, AtomicUsize::new(1));
+        let found = Fab::new().nearest(&classifier, threat, x, &Goals::untargeted(&[0])).unwrap();
+        // The first step goes 1.05 times as far as the boundary is.
+        let distance = found.outcomes[0].distance;
+        assert!((distance / 0.1 - 1.0).abs() < 1e-3, "{distance}");
+        assert_eq!(found.outcomes[0].gradients, 2);
+    }
 
     proptest! {
         /// No other point of plane and box is nearer: along every direction in the plane that stays in the box the norm does not fall.

@@ -188,6 +188,37 @@ fn pixels_at_the_bounds_move() {
     assert!((found.outcomes[0].distance - 0.8).abs() < 0.01, "{:?}", found.outcomes[0]);
 }
 
+/// On networks with random weights and their own decisions as labels, APGD breaks no fewer than PGD with as many gradients.
+#[test]
+fn apgd_is_not_weaker_than_pgd_at_equal_gradients() {
+    let (x, _) = crate::digits::load().1.first(60);
+    for (norm, epsilon) in [(Norm::Linf, 0.05), (Norm::L2, 0.4)] {
+        let threat = Threat::new(norm, epsilon).unwrap();
+        let (mut pgd, mut apgd, mut all) = (0, 0, 0);
+        for seed in 0..6 {
+            let classifier = crate::digits::recorded(&crate::digits::Net::new(seed));
+            let labels: Vec<usize> = crate::Classifier::logits(&classifier, x.clone())
+                .unwrap()
+                .argmax(1)
+                .into_data()
+                .iter::<i64>()
+                .map(|label| label as usize)
+                .collect();
+            let goals = Goals::untargeted(&labels);
+            let engine = Engine::new().seed(seed);
+            let standing = |attack: &dyn Attack| {
+                engine.run(attack, &classifier, threat, Search::First, x.clone(), &goals).unwrap().standing()
+            };
+            pgd += standing(&Pgd::new().steps(30));
+            apgd += standing(&Apgd::new().steps(30));
+            all += labels.len();
+        }
+        println!("{norm:?}: of {all} PGD leaves {pgd}, APGD {apgd}");
+        assert!(apgd <= pgd + all / 100, "{norm:?}: PGD leaves {pgd}, APGD {apgd} of {all}");
+        assert!(pgd > all / 20 && pgd < all - all / 20, "{norm:?}: {pgd} of {all} says nothing");
+    }
+}
+
 #[test]
 fn what_an_attack_cannot_do_is_named() {
     let (classifier, x) = at_middle(&[1.0, -0.5, 0.7, 0.9], 0.1);

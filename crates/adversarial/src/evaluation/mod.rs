@@ -1,5 +1,6 @@
 //! How robust a model is, in one call: clean, under each attack, under all of them, certified, and against the radius.
 
+mod norm_curve;
 mod share;
 
 use std::fmt;
@@ -7,6 +8,7 @@ use std::time::Instant;
 
 use burn::tensor::{Int, Tensor, TensorData};
 
+pub use norm_curve::NormCurve;
 pub use share::Share;
 
 use crate::attack::Attack;
