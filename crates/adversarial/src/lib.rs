@@ -19,6 +19,7 @@ pub mod engine;
 mod error;
 mod goal;
 mod loss;
+pub mod physical;
 mod projection;
 mod smoothing;
 mod threat;

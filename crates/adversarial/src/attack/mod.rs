@@ -3,12 +3,12 @@
 pub(crate) mod batch;
 pub(crate) mod estimate;
 mod fgsm;
-mod geometry;
+pub(crate) mod geometry;
 mod hop_skip_jump;
 #[cfg(test)]
 mod laws;
 mod nes;
-mod pgd;
+pub(crate) mod pgd;
 mod spsa;
 mod start;
 mod universal;
