@@ -24,7 +24,7 @@ mod projection;
 mod smoothing;
 mod threat;
 
-pub use attack::{Attack, Fgsm, Fooling, HopSkipJump, Nes, Pgd, Setting, Spsa, Universal, UniversalPerturbation, Walk};
+pub use attack::{Attack, BoundaryAttack, Fgsm, Fooling, HopSkipJump, Nes, Pgd, Setting, Spsa, Universal, UniversalPerturbation, Walk};
 pub use classifier::{Classifier, Pulled, Recorded, Taped};
 pub use dlr::{dlr_loss, dlr_loss_targeted};
 pub use engine::{Answer, Attacked, Case, Engine, Goals, Oracle, Outcome, Progress, Run, Search, Status};

@@ -1,6 +1,7 @@
 //! Attacks, one file each.
 
 pub(crate) mod batch;
+mod boundary;
 pub(crate) mod estimate;
 mod fgsm;
 pub(crate) mod geometry;
@@ -17,6 +18,7 @@ use std::pin::Pin;
 
 use burn::tensor::Tensor;
 
+pub use boundary::BoundaryAttack;
 pub use fgsm::Fgsm;
 pub use hop_skip_jump::HopSkipJump;
 pub use nes::Nes;
