@@ -12,7 +12,7 @@ mod eot;
 mod patch;
 mod rp2;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 mod sparse;
 mod transform;
 

@@ -417,7 +417,7 @@ fn outline([c, h, w]: [usize; 3], shape: PatchShape) -> Vec<f32> {
 mod tests {
     use super::*;
     use crate::physical::Transform;
-    use crate::physical::samples::{bars, classifier};
+    use crate::physical::samples::{bars, classifier, digits, train};
     use burn::tensor::Device;
 
     fn goals(labels: &[usize]) -> Goals {
@@ -506,6 +506,19 @@ mod tests {
         let grey = Patch { pixels: vec![0.5; 64], ..patch.clone() };
         let rate = |patch: &Patch| patch.success(&classifier, &x, &goals, &placement, 2).unwrap();
         assert!(rate(&patch) > rate(&grey) + 0.15, "{} {}", rate(&patch), rate(&grey));
+    }
+
+    #[test]
+    fn a_patch_misleads_on_digits_it_has_not_seen() {
+        let ((x, labels), (unseen, others)) = (digits(0, 300), digits(1, 200));
+        let classifier = train(x.clone(), &labels, 10);
+        let placement = Placement::new().scale(0.4, 0.5);
+        let patch =
+            AdversarialPatch::new().side(6).placement(placement.clone()).train(&classifier, &x, &goals(&labels));
+        let patch = patch.unwrap();
+        let grey = Patch { pixels: vec![0.5; 36], ..patch.clone() };
+        let rate = |patch: &Patch| patch.success(&classifier, &unseen, &goals(&others), &placement, 4).unwrap();
+        assert!(rate(&patch) > rate(&grey) + 0.1, "{} {}", rate(&patch), rate(&grey));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Rendered pictures and a network trained on them, for the tests.
 
+use std::io::Read;
+
 use burn::module::Module;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::{Linear, LinearConfig};
@@ -10,9 +12,9 @@ use core_tensor::{Random, Tree};
 
 use crate::classifier::Recorded;
 
-/// 64-32-3 on pictures of 8 × 8.
+/// 64-32-k on pictures of 8 × 8.
 #[derive(Module, Debug)]
-pub(super) struct Net {
+pub(crate) struct Net {
     first: Linear,
     second: Linear,
 }
@@ -24,7 +26,7 @@ impl Net {
 }
 
 /// Pictures of a bar, upright, lying or from corner to corner, at some place and brightness, with noise.
-pub(super) fn bars(count: usize, seed: u64) -> (Tensor<4>, Vec<usize>) {
+pub(crate) fn bars(count: usize, seed: u64) -> (Tensor<4>, Vec<usize>) {
     let mut random = Random::new(seed);
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     for i in 0..count {
@@ -47,15 +49,36 @@ pub(super) fn bars(count: usize, seed: u64) -> (Tensor<4>, Vec<usize>) {
 }
 
 /// A network that knows bars.
-pub(super) fn classifier() -> Recorded<Net, 4> {
+pub(crate) fn classifier() -> Recorded<Net, 4> {
+    let (x, labels) = bars(150, 9);
+    train(x, &labels, 3)
+}
+
+/// Digits that the lab embeds, ink from 0 to 1: every fifth image, from the given one on, and what it shows.
+pub(crate) fn digits(first: usize, count: usize) -> (Tensor<4>, Vec<usize>) {
+    let file: &[u8] = include_bytes!("../../../lab/data/digits.csv.gz");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(file).read_to_string(&mut text).unwrap();
+    let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+    for line in text.lines().skip(first).step_by(5).take(count) {
+        let numbers: Vec<f32> = line.split(',').map(|x| x.parse().unwrap()).collect();
+        pixels.extend(numbers[..64].iter().map(|x| x / 16.0));
+        labels.push(numbers[64] as usize);
+    }
+    (Tensor::from_data(TensorData::new(pixels, [count, 1, 8, 8]), &Device::flex()), labels)
+}
+
+/// A network trained on pictures.
+pub(crate) fn train(x: Tensor<4>, labels: &[usize], classes: usize) -> Recorded<Net, 4> {
     let device = Device::flex().autodiff();
-    let net = Net { first: LinearConfig::new(64, 32).init(&device), second: LinearConfig::new(32, 3).init(&device) };
+    let net =
+        Net { first: LinearConfig::new(64, 32).init(&device), second: LinearConfig::new(32, classes).init(&device) };
     let mut net = Random::new(1).normal_like(&Tree::from_module(&net), 0.15).write_into(net).unwrap();
     let mut adam = AdamConfig::new().init();
-    let (x, labels) = bars(150, 9);
     let x = Tensor::<4>::from_data(x.into_data(), &device);
+    let count = labels.len();
     let labels: Vec<i64> = labels.iter().map(|label| *label as i64).collect();
-    let y = Tensor::<1, Int>::from_data(TensorData::new(labels, [150]), &device);
+    let y = Tensor::<1, Int>::from_data(TensorData::new(labels, [count]), &device);
     let loss = CrossEntropyLossConfig::new().init(&device);
     for _ in 0..60 {
         let gradients = loss.forward(net.forward(x.clone()), y.clone()).backward();
