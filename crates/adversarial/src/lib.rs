@@ -28,14 +28,15 @@ mod error;
 pub mod evaluation;
 mod goal;
 mod loss;
+pub mod physical;
 mod projection;
 mod smoothing;
 mod threat;
 pub mod training;
 
 pub use attack::{
-    Apgd, ApgdL1, Attack, AttackStage, AutoAttack, AutoAttackReport, CarliniWagner, Ddn, DeepFool, Ead, Fab, Fgsm,
-    Flag, Fmn, Fooling, HopSkipJump, MiFgsm, Nes, Pgd, Setting, SigmaZero, Spsa, Square, Universal,
+    Apgd, ApgdL1, Attack, AttackStage, AutoAttack, AutoAttackReport, BoundaryAttack, CarliniWagner, Ddn, DeepFool, Ead,
+    Fab, Fgsm, Flag, Fmn, Fooling, HopSkipJump, MiFgsm, Nes, Pgd, Setting, SigmaZero, Spsa, Square, Universal,
     UniversalPerturbation, Walk,
 };
 pub use averaged::Averaged;

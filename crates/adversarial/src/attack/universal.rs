@@ -303,6 +303,7 @@ mod tests {
     use super::*;
     use crate::attack::black_box_laws::weights;
     use crate::classifier::Recorded;
+    use crate::physical::samples::{digits, train};
     use burn::module::Param;
     use burn::nn::{Linear, LinearConfig};
     use burn::tensor::Device;
@@ -366,6 +367,19 @@ mod tests {
         let found = find();
         assert_eq!(found.train.reached, 20);
         assert_eq!(found.delta.to_data(), find().delta.to_data());
+    }
+
+    #[test]
+    fn one_perturbation_misleads_on_digits_it_has_not_seen() {
+        let ((x, labels), (unseen, others)) = (digits(0, 300), digits(1, 200));
+        let classifier = train(x.clone(), &labels, 10);
+        let (goals, held_out) = (Goals::untargeted(&labels), Goals::untargeted(&others));
+        let threat = Threat::new(Norm::Linf, 0.25).unwrap();
+        let found = UniversalPerturbation::new().find(&classifier, threat, (&x, &goals), (&unseen, &held_out)).unwrap();
+        let noise = Random::new(1).bernoulli([1, 1, 8, 8], 0.5, &Device::flex()) * 0.5 - 0.25;
+        let noise = Universal { delta: noise, ..found.clone() };
+        let noise = noise.measure(&classifier, &unseen, &held_out, 64).unwrap();
+        assert!(found.held_out.fooled() > noise.fooled() + 0.2, "{:?} {noise:?}", found.held_out);
     }
 
     #[test]
