@@ -104,14 +104,14 @@ mod task_gradients;
 
 pub use diagnostics::Conflict;
 pub use model::{
-    Forward, Heads, Masked, ModelError, MultiTask, MultiTaskModel, NoHeads, Part, Result as ModelResult, TaskLoss,
-    TaskMask,
+    Forward, Heads, ManyHeads, Masked, ModelError, MultiTask, MultiTaskModel, NoHeads, Part, Result as ModelResult,
+    TaskLoss, TaskMask,
 };
 pub use representation::{RepresentationPass, RepresentationProgram};
 pub use sampling::{Schedule, TaskBatches, TaskDraw};
 pub use separate::SeparateTasks;
 pub use step::{TaskReport, TaskStep, TaskStepError, TaskTrainer};
-pub use task_gradients::{ForwardPass, GramianBy, HeadGradient, TaskGradients, TaskGramian, TaskProgram};
+pub use task_gradients::{ForwardPass, GramianBy, HeadGradient, PassJacobian, TaskGradients, TaskGramian, TaskProgram};
 
 pub use aggregation::*;
 pub use aggregator::{Aggregated, Aggregator, GramianAggregator, Method, Report};

@@ -10,6 +10,12 @@
 //! computes (P. Quinton and V. Rey, "Jacobian Descent for Multi-Objective Optimization", 2024, arXiv:2406.16232, section 6), and the
 //! norm of I. Goodfellow, "Efficient Per-Example Gradient Computations", 2015, arXiv:1510.01799, across tasks instead of examples.
 
+mod layers;
+mod program;
+
+pub use layers::{Layers, Layerwise};
+pub use program::{LayerwisePass, LayerwiseProgram};
+
 use burn::tensor::module::unfold4d;
 use burn::tensor::ops::UnfoldOptions;
 use burn::tensor::{FloatDType, Tensor};
