@@ -30,8 +30,8 @@
 //! | leave out missing labels | [`Masked`], [`TaskMask`] |
 //! | get the tasks' gradients, or their Gramian without storing them | [`TaskProgram`] |
 //! | get them where inputs are not shared | [`SeparateTasks`] |
-//! | get cheap ones at the representation | [`RepresentationProgram`] |
-//! | get a layer's share of the Gramian from activations | [`layerwise`] |
+//! | get cheap ones at the representation, or exact ones without a pass through every head | [`RepresentationProgram`] |
+//! | get them in factored form, from activations and output gradients | [`layerwise::LayerwiseProgram`] |
 //! | make one gradient of many | [`Aggregator`], [`GramianAggregator`]: a table below |
 //! | train | [`TaskTrainer`] |
 //! | choose the next task and batch | [`TaskBatches`] |

@@ -164,7 +164,7 @@ impl<Y: Batch + 'static> HeadsProgram<Y> {
     /// Losses, rows at the representation and the heads' gradients, for a representation of shape `[elements]`.
     pub fn gradients(&self, point: &Tree, in_heads: Tree, z: &Tensor<1>, labels: &Y) -> Result<TaskGradients> {
         let elements = z.dims()[0];
-        if self.width == 0 || elements % self.width != 0 {
+        if self.width == 0 || !elements.is_multiple_of(self.width) {
             let bound = "a multiple of an example's features as recorded";
             return Err(ModelError::parameter("elements of the representation", elements as f64, bound));
         }

@@ -8,7 +8,7 @@ use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::module::unfold4d;
 use burn::tensor::ops::UnfoldOptions;
-use burn::tensor::{Bool, Int, Shape, Tensor};
+use burn::tensor::{Bool, Int, Shape, Tensor, TensorData};
 use core_tensor::{Batch, BatchMapper, Frozen, LeafName, Program, Tree};
 
 use super::layers::{Call, Kind, Layers, Layerwise};
@@ -22,6 +22,8 @@ use crate::{Gramian, Jacobian};
 
 /// Tasks whose moved gradients are in memory at once.
 const MOVED: usize = 8;
+/// Tasks that they are multiplied with at once: matrix products of few long rows are slow beyond this.
+const BESIDE: usize = 32;
 
 /// Exact task gradients of a [`MultiTask`] model in factored form: for each linear layer its input `A`, once, and the gradients `Dᵢ` at its
 /// output, instead of the weight's gradients `AᵀDᵢ`.
@@ -68,8 +70,10 @@ pub struct LayerwiseProgram<X, Y> {
     heads: HeadsProgram<Y>,
     record: RecordBody<X>,
     /// By the shapes of the input's tensors.
-    recorded: Mutex<HashMap<Vec<Vec<usize>>, Arc<Recorded<X>>>>,
+    recorded: Mutex<HashMap<InputShapes, Arc<Recorded<X>>>>,
 }
+
+type InputShapes = Vec<Vec<usize>>;
 
 type RecordBody<X> = Box<dyn Fn(&Tree, &X) -> Result<Recorded<X>> + Send + Sync>;
 type RunBody<X> = Box<dyn Fn(&Tree, &Tree, &X) -> Result<core_tensor::Pullback> + Send + Sync>;
@@ -129,7 +133,7 @@ impl<X: Batch + Clone + 'static, Y: Batch + 'static> LayerwiseProgram<X, Y> {
         let tasks = heads.tasks();
         let template = OnlyBody { body: model.body.clone() };
         let own: Vec<String> = Tree::from_module(&template).names().iter().map(|name| name.path.clone()).collect();
-        let own = own.into_iter().filter(|path| heads.part(path) != Part::Shared).collect();
+        let own: Vec<String> = own.into_iter().filter(|path| heads.part(path) != Part::Shared).collect();
         let record = Box::new(move |point: &Tree, input: &X| record_body(&template, &own, tasks, point, input));
         let program = Self { heads, record, recorded: Mutex::default() };
         program.recorded_for(&split(&Tree::from_module(model)).0, &batch.0)?;
@@ -201,7 +205,7 @@ impl LayerwisePass {
         Ok(Tensor::cat(parts.collect::<Result<Vec<_>>>()?, 0))
     }
 
-    /// `JJᵀ` line by line, at the scale of the gradients.
+    /// `JJᵀ` line by line, at the scale of the gradients: the part on and above the diagonal.
     fn entries(&self) -> Result<Vec<f64>> {
         let m = self.rows.len();
         let is_tap = |name: &LeafName| name.path.starts_with(TAP);
@@ -212,25 +216,31 @@ impl LayerwisePass {
         for (layer, input) in &self.layers {
             let size = exponent(input.clone().abs().max().into_data().iter::<f64>().next().unwrap_or(0.0));
             let input = scaled(widened(input.clone()), -size);
+            let positions = input.dims()[0];
             let kernel = input.clone().matmul(input.transpose());
             let kernel = if layer.bias.is_some() { kernel + 2f32.powi(-2 * size) } else { kernel };
-            let at_output = self
-                .rows
-                .iter()
-                .zip(&exponents)
-                .map(|(row, exponent)| Ok(scaled(widened(self.at_output(layer, row)?), -exponent)));
-            let at_output = at_output.collect::<Result<Vec<Tensor<2>>>>()?;
             let flat = |tensors: Vec<Tensor<2>>| {
                 Tensor::cat(tensors.into_iter().map(|tensor| tensor.reshape([1, -1])).collect::<Vec<Tensor<2>>>(), 0)
             };
-            let all = flat(at_output.clone());
-            for (chunk, some) in at_output.chunks(MOVED).enumerate() {
-                let moved = flat(some.iter().map(|gradient| kernel.clone().matmul(gradient.clone())).collect());
-                let part = moved.matmul(all.clone().transpose()).into_data();
-                for (k, value) in part.iter::<f64>().enumerate() {
-                    let (i, j) = (chunk * MOVED + k / m, k % m);
-                    let scale = f64::from(2 * size + exponents[i]) + f64::from(exponents[j]);
-                    entries[i * m + j] += value * scale.exp2();
+            let all = self.rows.iter().map(|row| self.at_output(layer, row)).collect::<Result<Vec<_>>>()?;
+            let all = widened(flat(all));
+            let factors: Vec<f64> = exponents.iter().map(|exponent| f64::from(-exponent).exp2()).collect();
+            let options = (&all.device(), all.dtype());
+            let all = all * Tensor::<2>::from_data(TensorData::new(factors, [m, 1]), options);
+            for start in (0..m).step_by(MOVED) {
+                let end = (start + MOVED).min(m);
+                let of = |i: usize| all.clone().slice_dim(0, i..i + 1).reshape([positions as i64, -1]);
+                let moved = flat((start..end).map(|i| kernel.clone().matmul(of(i))).collect());
+                for others in (start..m).step_by(BESIDE) {
+                    let last = (others + BESIDE).min(m);
+                    let part = moved.clone().matmul(all.clone().slice_dim(0, others..last).transpose()).into_data();
+                    for (k, value) in part.iter::<f64>().enumerate() {
+                        let (i, j) = (start + k / (last - others), others + k % (last - others));
+                        if i <= j {
+                            let scale = f64::from(2 * size + exponents[i] + exponents[j]);
+                            entries[i * m + j] += value * scale.exp2();
+                        }
+                    }
                 }
             }
         }
@@ -265,8 +275,7 @@ impl LayerwisePass {
 impl Jacobian for LayerwisePass {
     fn gramian(&self) -> crate::Result<Gramian> {
         let (m, entries) = (self.rows.len(), self.entries()?);
-        // The two halves differ by rounding.
-        Gramian::from_products(&Matrix::symmetric(m, |i, j| 0.5 * (entries[i * m + j] + entries[j * m + i])))
+        Gramian::from_products(&Matrix::symmetric(m, |i, j| entries[i * m + j]))
     }
 
     fn combine(&self, weights: &[f64]) -> crate::Result<Tree> {
@@ -298,7 +307,7 @@ const TAP: &str = "tap.";
 /// The body with taps at the layers that are worth it, for inputs of one shape.
 fn record_body<B, X, const D: usize>(
     template: &OnlyBody<B>,
-    own: &Vec<String>,
+    own: &[String],
     tasks: usize,
     body: &Tree,
     input: &X,
@@ -467,7 +476,7 @@ impl ModuleMapper for Replace<'_> {
 }
 
 /// The shapes of a batch.
-struct Shapes(Vec<Vec<usize>>);
+struct Shapes(InputShapes);
 
 impl BatchMapper for Shapes {
     fn float<const D: usize>(&mut self, tensor: &Tensor<D>) -> Tensor<D> {

@@ -73,7 +73,7 @@ fn tables<B, M, X, const D: usize>(
         let runs = case.ways(&even);
         let times = measure(&runs.iter().map(|(_, run)| &**run as &dyn Fn()).collect::<Vec<_>>());
         for ((way, _), ms) in runs.iter().zip(&times) {
-            ways.push(way, (*ms, *ms / times[0]));
+            ways.push_ratio(way, *ms, times[0]);
         }
         gramians.push(case.gramian());
         let methods: [(&str, Box<dyn Fn(&Gramian) -> Vec<f64>>); 4] = [
@@ -87,8 +87,8 @@ fn tables<B, M, X, const D: usize>(
         let some: Vec<&dyn Fn()> = all.iter().flat_map(|ways| [6, 7].map(|way| &*ways[way].1 as &dyn Fn())).collect();
         let found = measure(&some);
         for ((method, _), ms) in methods.iter().zip(found.chunks(2)) {
-            steps.push(&format!("{method}, rows"), (ms[0], ms[0] / times[0]));
-            steps.push(&format!("{method}, factored rows"), (ms[1], ms[1] / times[0]));
+            steps.push_ratio(&format!("{method}, rows"), ms[0], times[0]);
+            steps.push_ratio(&format!("{method}, factored rows"), ms[1], times[0]);
         }
     }
     writeln!(out, "### Gradients of m tasks: {name}\n").unwrap();
@@ -97,14 +97,12 @@ fn tables<B, M, X, const D: usize>(
     writeln!(out, "\n### Whole steps with m tasks: {name}\n").unwrap();
     header(out, "step");
     steps.write(out);
-    let mut theirs: Table = Table::default();
-    for tasks in TASKS {
-        for ((_, peer, what), ms) in peers.iter().filter(|((model, ..), _)| *model == format!("{name}, {tasks} tasks"))
-        {
-            match what.strip_suffix(" mb") {
-                Some(_) => {}
-                None => theirs.push(&format!("{peer}: {what}"), (*ms, f64::NAN)),
-            }
+    let mut theirs = Table::default();
+    for model in TASKS.map(|tasks| format!("{name}, {tasks} tasks")) {
+        let lines = peers.iter().filter(|((of, _, what), _)| *of == model && !what.ends_with(" mb"));
+        for ((_, peer, what), ms) in lines {
+            let mb = peers.get(&(model.clone(), peer.clone(), format!("{what} mb"))).copied().unwrap_or(f64::NAN);
+            theirs.push(&format!("{peer}: {what}"), &format!("{ms:.2} ms, {mb:.1} MB"));
         }
     }
     theirs.write(out);
@@ -115,26 +113,24 @@ fn measure(runs: &[&dyn Fn()]) -> Vec<f64> {
     medians_of(runs, SECONDS)
 }
 
-/// Lines by name, in the order of their first entries.
+/// Lines by name, in the order of their first cells.
 #[derive(Default)]
-struct Table(Vec<(String, Vec<(f64, f64)>)>);
+struct Table(Vec<(String, String)>);
 
 impl Table {
-    fn push(&mut self, name: &str, entry: (f64, f64)) {
+    fn push(&mut self, name: &str, cell: &str) {
         match self.0.iter_mut().find(|(known, _)| known == name) {
-            Some((_, entries)) => entries.push(entry),
-            None => self.0.push((name.to_string(), vec![entry])),
+            Some((_, cells)) => *cells += &format!(" {cell} |"),
+            None => self.0.push((name.to_string(), format!(" {cell} |"))),
         }
     }
 
-    /// Milliseconds, and how many times those of one recorded gradient where that is known.
+    /// Milliseconds, and how many times those of one recorded gradient.
+    fn push_ratio(&mut self, name: &str, ms: f64, gradient: f64) {
+        self.push(name, &format!("{ms:.2} ms ({:.1}×)", ms / gradient));
+    }
+
     fn write(&self, out: &mut String) {
-        for (name, entries) in &self.0 {
-            let cells = entries.iter().map(|(ms, ratio)| match ratio.is_nan() {
-                true => format!(" {ms:.2} ms |"),
-                false => format!(" {ms:.2} ms ({ratio:.1}×) |"),
-            });
-            writeln!(out, "| {name} |{}", cells.collect::<String>()).unwrap();
-        }
+        self.0.iter().for_each(|(name, cells)| writeln!(out, "| {name} |{cells}").unwrap());
     }
 }
