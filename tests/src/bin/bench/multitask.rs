@@ -14,6 +14,9 @@ use multitask::{
 
 use crate::{Peers, medians_of};
 
+type Make = fn() -> Box<dyn GramianAggregator>;
+type Weigh = Box<dyn Fn(&Gramian) -> Vec<f64>>;
+
 /// Seconds that each way is measured for.
 const SECONDS: f64 = 0.4;
 
@@ -25,7 +28,7 @@ pub fn run(out: &mut String, peers: &Peers) {
     tables(out, "cnn", &mut Vec::new(), peers, |tasks| cnn(tasks, &device));
     writeln!(out, "### Weights from a Gramian of the MLP's tasks\n").unwrap();
     header(out, "method");
-    let methods: [(&str, fn() -> Box<dyn GramianAggregator>); 10] = [
+    let methods: [(&str, Make); 10] = [
         ("UPGrad", || Box::new(UpGrad::new())),
         ("DualProj", || Box::new(DualProj::new())),
         ("MGDA", || Box::new(Mgda::new())),
@@ -76,7 +79,7 @@ fn tables<B, M, X, const D: usize>(
             ways.push_ratio(way, *ms, times[0]);
         }
         gramians.push(case.gramian());
-        let methods: [(&str, Box<dyn Fn(&Gramian) -> Vec<f64>>); 4] = [
+        let methods: [(&str, Weigh); 4] = [
             ("UPGrad", Box::new(weights_of(UpGrad::new()))),
             ("MGDA", Box::new(weights_of(Mgda::new()))),
             ("CAGrad", Box::new(weights_of(CaGrad::new(0.4).expect("in range")))),
