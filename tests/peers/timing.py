@@ -31,13 +31,13 @@ def median_ms(run):
     return medians_ms({"run": run})["run"]
 
 
-def medians_ms(runs):
+def medians_ms(runs, warm_up=WARM_UP_RUNS, least=RUNS, seconds=SECONDS):
     """The same for several functions by name, in turn, so that a slow moment of the machine falls on all alike."""
     for run in runs.values():
-        for _ in range(WARM_UP_RUNS):
+        for _ in range(warm_up):
             run()
     times = {name: [] for name in runs}
-    while any(len(t) < RUNS or sum(t) < SECONDS for t in times.values()):
+    while any(len(t) < least or sum(t) < seconds for t in times.values()):
         for name, run in runs.items():
             start = time.perf_counter()
             run()

@@ -84,9 +84,18 @@ pub enum Error {
         /// How to give it.
         hint: &'static str,
     },
+    /// An error of the model that the gradients come from.
+    #[error(transparent)]
+    Model(Box<crate::ModelError>),
     /// An error of the core.
     #[error(transparent)]
     Core(#[from] core_tensor::Error),
+}
+
+impl From<crate::ModelError> for Error {
+    fn from(error: crate::ModelError) -> Self {
+        Self::Model(Box::new(error))
+    }
 }
 
 #[cfg(test)]

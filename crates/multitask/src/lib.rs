@@ -30,8 +30,8 @@
 //! | leave out missing labels | [`Masked`], [`TaskMask`] |
 //! | get the tasks' gradients, or their Gramian without storing them | [`TaskProgram`] |
 //! | get them where inputs are not shared | [`SeparateTasks`] |
-//! | get cheap ones at the representation | [`RepresentationProgram`] |
-//! | get a layer's share of the Gramian from activations | [`layerwise`] |
+//! | get cheap ones at the representation, or exact ones without a pass through every head | [`RepresentationProgram`] |
+//! | get them in factored form, from activations and output gradients | [`layerwise::LayerwiseProgram`] |
 //! | make one gradient of many | [`Aggregator`], [`GramianAggregator`]: a table below |
 //! | train | [`TaskTrainer`] |
 //! | choose the next task and batch | [`TaskBatches`] |
@@ -104,14 +104,14 @@ mod task_gradients;
 
 pub use diagnostics::Conflict;
 pub use model::{
-    Forward, Heads, Masked, ModelError, MultiTask, MultiTaskModel, NoHeads, Part, Result as ModelResult, TaskLoss,
-    TaskMask,
+    Forward, Heads, ManyHeads, Masked, ModelError, MultiTask, MultiTaskModel, NoHeads, Part, Result as ModelResult,
+    TaskLoss, TaskMask,
 };
 pub use representation::{RepresentationPass, RepresentationProgram};
 pub use sampling::{Schedule, TaskBatches, TaskDraw};
 pub use separate::SeparateTasks;
 pub use step::{TaskReport, TaskStep, TaskStepError, TaskTrainer};
-pub use task_gradients::{ForwardPass, GramianBy, HeadGradient, TaskGradients, TaskGramian, TaskProgram};
+pub use task_gradients::{ForwardPass, GramianBy, HeadGradient, PassJacobian, TaskGradients, TaskGramian, TaskProgram};
 
 pub use aggregation::*;
 pub use aggregator::{Aggregated, Aggregator, GramianAggregator, Method, Report};

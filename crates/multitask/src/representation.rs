@@ -7,16 +7,17 @@ use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use core_tensor::{Batch, Program, Pullback, Tree};
 
-use crate::model::{Forward, ModelError, MultiTask, MultiTaskModel, Part, Result, TaskHeads};
+use crate::model::{Forward, ModelError, MultiTask, MultiTaskModel, Named, Part, Result, TaskHeads};
 use crate::task_gradients::{Labelled, TaskGradients};
 
 /// The path of the only leaf of a row.
-const REPRESENTATION: &str = "features";
+pub(crate) const REPRESENTATION: &str = "features";
 
 /// Cheap task gradients of a [`MultiTask`] model: those at the representation `z`, the body's output.
 ///
-/// Rows are `∂fᵢ/∂z` (all examples of the batch in one leaf), which costs `m` passes through the *heads* and none through the body.
-/// What an aggregator makes of them goes back through the body once. Two backward passes through the body become one, whatever `m`:
+/// Rows are `∂fᵢ/∂z` (all examples of the batch in one leaf). Each head is given a `z` of its own, so that *one* backward pass through
+/// the heads gives all of them and the heads' gradients too. What an aggregator makes of them goes back through the body once, whatever
+/// `m`:
 ///
 /// $$∇_u = \Big(\frac{∂z}{∂u}\Big)^⊤ A\Big(\frac{∂f_1}{∂z}, …, \frac{∂f_m}{∂z}\Big)$$
 ///
@@ -24,8 +25,11 @@ const REPRESENTATION: &str = "features";
 /// representation's Gramian, not of the shared parameters': the two differ as far as `∂z/∂u` is from a multiple of an isometry, and what
 /// an aggregator guarantees (no conflict, minimum norm) holds at `z` and for examples one by one, not for `u`. It is the upper
 /// bound of MGDA-UB (O. Sener and V. Koltun, "Multi-Task Learning as Multi-Objective Optimization", NeurIPS 2018,
-/// arXiv:1810.04650, section 3.3), and what most papers' "feature-level" runs do. For exact ones use
-/// [`TaskProgram`](crate::TaskProgram).
+/// arXiv:1810.04650, section 3.3), and what most papers' "feature-level" runs do.
+///
+/// [`RepresentationPass::exact`] takes the same rows back through the body one by one: the exact Jacobian at the cost of `m` passes
+/// through the body and one through the heads, where [`TaskProgram`](crate::TaskProgram), which knows nothing of heads, pulls each
+/// cotangent through all of them.
 ///
 /// ```
 /// use burn::{nn::{LinearConfig, Tanh}, tensor::{Device, Tensor}};
@@ -49,9 +53,15 @@ const REPRESENTATION: &str = "features";
 /// ```
 pub struct RepresentationProgram<X, Y> {
     body: Program<X>,
-    /// The heads by the number of the representation's elements, which a recording is for.
-    heads: Mutex<HashMap<usize, Arc<Program<Y>>>>,
-    record_heads: RecordHeads<Y>,
+    heads: HeadsProgram<Y>,
+}
+
+/// The heads of a model, each on a representation of its own: one backward pass gives `∂fᵢ/∂z` of all tasks and the gradients of
+/// their own parameters.
+pub(crate) struct HeadsProgram<Y> {
+    /// By the number of the representation's elements, which a recording is for.
+    recorded: Mutex<HashMap<usize, Arc<Program<Y>>>>,
+    record: RecordHeads<Y>,
     labelled: Labelled<Y>,
     parts: HashMap<String, Part>,
     tasks: usize,
@@ -68,15 +78,17 @@ pub struct RepresentationPass {
     body: Pullback,
 }
 
+/// A body by the paths that its parameters have in the whole model.
 #[derive(Module, Debug)]
-struct OnlyBody<B: Module> {
-    body: B,
+pub(crate) struct OnlyBody<B: Module> {
+    pub body: B,
 }
 
 #[derive(Module, Debug)]
 struct OnFeatures<H: Module> {
     heads: H,
-    features: Param<Tensor<1>>,
+    /// One for each head.
+    features: Vec<Param<Tensor<1>>>,
 }
 
 impl<X: Batch + Clone + 'static, Y: Batch + 'static> RepresentationProgram<X, Y> {
@@ -87,27 +99,56 @@ impl<X: Batch + Clone + 'static, Y: Batch + 'static> RepresentationProgram<X, Y>
     pub fn record<B, H, const D: usize>(model: &MultiTask<B, H>, batch: &(X, Y)) -> Result<Self>
     where
         B: Forward<X, Output = Tensor<D>> + Sync + 'static,
-        H: TaskHeads<Tensor<D>, Y> + crate::model::Named + Sync + 'static,
+        H: TaskHeads<Tensor<D>, Y> + Named + Sync + 'static,
     {
-        let tasks = model.tasks().len();
-        let dims = model.body.forward(batch.0.clone()).dims();
-        let width = dims[1..].iter().product::<usize>();
+        let heads = HeadsProgram::of::<X, B, H, D>(model, model.body.forward(batch.0.clone()).dims());
         let only_body = OnlyBody { body: model.body.clone() };
         let body = Program::record_first_order(&only_body, &batch.0, |model: &OnlyBody<B>, x: &X| {
             model.body.forward(x.clone()).reshape([-1])
         })?;
+        Ok(Self { body, heads })
+    }
+
+    /// One forward pass, and one backward pass through the heads.
+    ///
+    /// # Errors
+    /// Those of [`Program::pullback`]; [`ModelError::Losses`].
+    pub fn forward(&self, point: &Tree, (input, labels): &(X, Y)) -> Result<RepresentationPass> {
+        let (in_body, in_heads) = split(point);
+        let body = self.body.pullback(&in_body, input)?;
+        let gradients = self.heads.gradients(point, in_heads, &body.value, labels)?;
+        Ok(RepresentationPass { gradients, body })
+    }
+}
+
+/// The leaves of the body, and the others.
+pub(crate) fn split(point: &Tree) -> (Tree, Tree) {
+    point.clone().partition(|name| name.path.starts_with("body."))
+}
+
+impl<Y: Batch + 'static> HeadsProgram<Y> {
+    /// The heads of a model whose body gives `dims`. Recorded when first needed.
+    pub fn of<X, B, H, const D: usize>(model: &MultiTask<B, H>, dims: [usize; D]) -> Self
+    where
+        X: Clone,
+        B: Forward<X, Output = Tensor<D>>,
+        H: TaskHeads<Tensor<D>, Y> + Named + Sync + 'static,
+    {
+        let tasks = MultiTaskModel::<(X, Y)>::tasks(model).len();
+        let width = dims[1..].iter().product::<usize>();
         let parts = Tree::from_module(model);
-        let parts = parts.names().iter().map(|name| (name.path.clone(), model.part(&name.path))).collect();
+        let part = |path: &str| MultiTaskModel::<(X, Y)>::part(model, path);
+        let parts = parts.names().iter().map(|name| (name.path.clone(), part(&name.path))).collect();
         let heads = model.heads.clone();
-        let record_heads = Box::new(move |elements: usize, labels: &Y| {
+        let record = Box::new(move |elements: usize, labels: &Y| {
             let device = Tree::from_module(&heads).device().unwrap_or_default();
-            let features = Param::from_tensor(Tensor::<1>::zeros([elements], &device));
+            let features = (0..tasks).map(|_| Param::from_tensor(Tensor::<1>::zeros([elements], &device))).collect();
             let template = OnFeatures { heads: heads.clone(), features };
             let mut shape = dims;
             shape[0] = elements / width.max(1);
             Ok(Program::record_first_order(&template, labels, move |model: &OnFeatures<H>, labels: &Y| {
                 let mut losses = Vec::new();
-                model.heads.losses(&model.features.val().reshape(shape), labels, &mut losses);
+                model.heads.losses_of(&mut |i| model.features[i].val().reshape(shape), labels, &mut losses);
                 Tensor::cat(losses, 0)
             })?)
         });
@@ -117,61 +158,91 @@ impl<X: Batch + Clone + 'static, Y: Batch + 'static> RepresentationProgram<X, Y>
             heads.labelled(labels, &mut labelled);
             labelled
         });
-        Ok(Self { body, heads: Mutex::default(), record_heads, labelled, parts, tasks, width })
+        Self { recorded: Mutex::default(), record, labelled, parts, tasks, width }
     }
 
-    /// One forward pass, and one backward pass through the heads for each task that has labels.
-    ///
-    /// # Errors
-    /// Those of [`Program::pullback`]; [`ModelError::Losses`].
-    pub fn forward(&self, point: &Tree, (input, labels): &(X, Y)) -> Result<RepresentationPass> {
-        let (in_body, in_heads) = point.clone().partition(|name| name.path.starts_with("body."));
-        let body = self.body.pullback(&in_body, input)?;
-        let elements = body.value.dims()[0];
-        if self.width == 0 || elements % self.width != 0 {
+    /// Losses, rows at the representation and the heads' gradients, for a representation of shape `[elements]`.
+    pub fn gradients(&self, point: &Tree, in_heads: Tree, z: &Tensor<1>, labels: &Y) -> Result<TaskGradients> {
+        let elements = z.dims()[0];
+        if self.width == 0 || !elements.is_multiple_of(self.width) {
             let bound = "a multiple of an example's features as recorded";
             return Err(ModelError::parameter("elements of the representation", elements as f64, bound));
         }
-        let heads = self.heads_for(elements, labels)?;
-        let on_features = in_heads.push(REPRESENTATION, body.value.clone())?;
-        let pass = heads.pullback(&on_features, labels)?;
+        let leaf = |task: usize| format!("{REPRESENTATION}.{task}");
+        let own_features = |tree: Tree, task| tree.push(leaf(task), z.clone());
+        let on_features = (0..self.tasks).try_fold(in_heads, own_features)?;
+        let pass = self.recorded_for(elements, labels)?.pullback(&on_features, labels)?;
         let found = pass.value.dims()[0];
         if found != self.tasks {
             return Err(ModelError::Losses { expected: self.tasks, found });
         }
         let labelled = (self.labelled)(labels);
         let (tasks, absent): (Vec<_>, Vec<_>) = (0..self.tasks).partition(|task| labelled[*task]);
-        let (mut rows, mut own) = (Vec::with_capacity(tasks.len()), Tree::empty());
-        for &task in &tasks {
-            let mut unit = vec![0.0; self.tasks];
-            unit[task] = 1.0;
-            let options = (&pass.value.device(), pass.value.dtype());
-            let row = pass.apply(&Tensor::from_data(TensorData::new(unit, [self.tasks]), options))?;
-            let (features, others) = row.partition(|name| name.path == REPRESENTATION);
-            rows.push(features);
-            own = own.merge(others.filter(|name| self.part(&name.path) == Part::Task(task)))?;
-        }
+        // No head sees another's features, and none has parameters of another: the gradient of the sum is that of each.
+        let ones: Vec<f64> = labelled.iter().map(|labelled| f64::from(u8::from(*labelled))).collect();
+        let options = (&pass.value.device(), pass.value.dtype());
+        let all = pass.apply(&Tensor::from_data(TensorData::new(ones, [self.tasks]), options))?;
+        let row = |task: &usize| {
+            let row = all.position(&leaf(*task)).map_or(Ok(z.zeros_like()), |_| all.get::<1>(&leaf(*task)));
+            Ok(Tree::empty().push(REPRESENTATION, row?)?)
+        };
+        let rows = tasks.iter().map(row).collect::<Result<Vec<Tree>>>()?;
+        let own = all.filter(|name| matches!(self.part(&name.path), Part::Task(task) if labelled[task]));
         let order: Vec<_> = point.names().iter().map(|name| (name.clone(), self.part(&name.path))).collect();
-        let gradients = TaskGradients::from_parts(pass.value, tasks, absent, rows, own, order);
-        Ok(RepresentationPass { gradients, body })
+        Ok(TaskGradients::from_parts(pass.value, tasks, absent, rows, own, order))
     }
 
-    fn heads_for(&self, elements: usize, labels: &Y) -> Result<Arc<Program<Y>>> {
-        let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(program) = heads.get(&elements) {
+    fn recorded_for(&self, elements: usize, labels: &Y) -> Result<Arc<Program<Y>>> {
+        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(program) = recorded.get(&elements) {
             return Ok(program.clone());
         }
-        let program = Arc::new((self.record_heads)(elements, labels)?);
-        heads.insert(elements, program.clone());
+        let program = Arc::new((self.record)(elements, labels)?);
+        recorded.insert(elements, program.clone());
         Ok(program)
     }
 
-    fn part(&self, path: &str) -> Part {
+    /// Number of tasks.
+    pub fn tasks(&self) -> usize {
+        self.tasks
+    }
+
+    /// Whose a parameter of the model is.
+    pub fn part(&self, path: &str) -> Part {
         self.parts.get(path).copied().unwrap_or(Part::Shared)
     }
 }
 
 impl RepresentationPass {
+    /// The gradient of one of `gradients.tasks`, by its position there: over the shared leaves, and over those of the body that are its
+    /// own. One pass through the body.
+    ///
+    /// # Errors
+    /// [`ModelError::Parameter`] for a position that none of them has.
+    pub fn row(&self, position: usize) -> Result<(Tree, Tree)> {
+        let (Some(features), Some(task)) = (self.gradients.rows.get(position), self.gradients.tasks.get(position))
+        else {
+            return Err(ModelError::parameter("position", position as f64, "below the number of labelled tasks"));
+        };
+        let row = self.body.apply(&features.get::<1>(REPRESENTATION)?)?;
+        let part = |part| row.filter(|name| self.gradients.part(&name.path) == part);
+        Ok((part(Part::Shared), part(Part::Task(*task))))
+    }
+
+    /// The exact task gradients, those of [`TaskProgram::gradients`](crate::TaskProgram::gradients). A pass through the body for each.
+    ///
+    /// # Errors
+    /// None with rows as they came.
+    pub fn exact(&self) -> Result<TaskGradients> {
+        let mut exact = self.gradients.clone();
+        for (position, row) in exact.rows.iter_mut().enumerate() {
+            let own;
+            (*row, own) = self.row(position)?;
+            exact.own = exact.own.merge(own)?;
+        }
+        Ok(exact)
+    }
+
     /// The update of all leaves from what an aggregator made of the rows: one backward pass through the body.
     ///
     /// `weights` as in [`TaskGradients::assemble`].
@@ -232,6 +303,11 @@ mod tests {
                 let weights = &[0.3, -2.0, 1.5][..rows.tasks.len()];
                 let features: Vec<Tensor<2>> =
                     pass.gradients.rows.iter().map(|row| row.get::<1>("features").unwrap().reshape([n, 5])).collect();
+                for (row, other) in pass.exact().unwrap().rows.iter().zip(&rows.rows) {
+                    assert_close(row, other, 1e-6);
+                }
+                assert_close(&pass.gradients.own, &rows.own, 1e-6);
+                assert!(matches!(pass.row(rows.rows.len()), Err(ModelError::Parameter { .. })));
                 // The gradients at z are those at the output of the body's last layer.
                 let hidden = net.body.0.forward(batch.0.clone()).tanh();
                 let last_layer = linear_gramian(hidden, &features, true).unwrap();

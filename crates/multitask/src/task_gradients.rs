@@ -6,7 +6,10 @@ use burn::backend::DispatchTensor;
 use burn::tensor::{Tensor, TensorData};
 use core_tensor::{Batch, LeafName, Program, Pullback, Tree};
 
+use crate::gramian::combine;
 use crate::model::{ModelError, MultiTaskModel, Part, Result};
+use crate::solvers::Matrix;
+use crate::{Gramian, Jacobian};
 
 /// The losses of a multi-task model, recorded once, ready to be differentiated task by task.
 ///
@@ -90,6 +93,17 @@ pub struct TaskGramian {
     /// As in [`TaskGradients`].
     pub own: Tree,
     rows: Option<Vec<Tree>>,
+}
+
+impl TaskGramian {
+    /// The values as what aggregators take. Tasks whose gradients are not finite are dropped there.
+    ///
+    /// # Errors
+    /// [`Error::NoTasks`](crate::Error::NoTasks) if no task has a label.
+    pub fn gramian(&self) -> crate::Result<Gramian> {
+        let count = self.tasks.len();
+        Gramian::from_products(&Matrix::symmetric(count, |i, j| self.values[i * count + j]))
+    }
 }
 
 /// A forward pass of all tasks, to be pulled back task by task. Made by [`TaskProgram::forward`].
@@ -249,7 +263,7 @@ impl<B: Batch + 'static> ForwardPass<'_, B> {
     pub fn gramian(&self, by: GramianBy) -> Result<TaskGramian> {
         let count = self.tasks.len();
         let mut values = vec![0.0; count * count];
-        let mut set = |i: usize, j: usize, value: f64| {
+        let set = |values: &mut [f64], i: usize, j: usize, value: f64| {
             values[i * count + j] = value;
             values[j * count + i] = value;
         };
@@ -258,11 +272,7 @@ impl<B: Batch + 'static> ForwardPass<'_, B> {
         match by {
             GramianBy::Rows => {
                 let (rows, all) = self.rows(&self.tasks)?;
-                for (i, row) in rows.iter().enumerate() {
-                    for (j, other) in rows.iter().enumerate().skip(i) {
-                        set(i, j, row.dot(other)?.value());
-                    }
-                }
+                values = products(&rows)?;
                 (own, kept) = (all, Some(rows));
             }
             GramianBy::Tangents => {
@@ -270,10 +280,10 @@ impl<B: Batch + 'static> ForwardPass<'_, B> {
                 for (i, &task) in self.tasks.iter().enumerate() {
                     let (row, head) = self.row(task)?;
                     own = own.merge(head)?;
-                    set(i, i, row.norm().value().powi(2));
+                    set(&mut values, i, i, row.norm().value().powi(2));
                     let column: Vec<f64> = push.apply(&self.direction(row)?)?.into_data().iter::<f64>().collect();
                     for (j, &other) in self.tasks.iter().enumerate().skip(i + 1) {
-                        set(i, j, column[other]);
+                        set(&mut values, i, j, column[other]);
                     }
                 }
             }
@@ -285,21 +295,45 @@ impl<B: Batch + 'static> ForwardPass<'_, B> {
                     let end = (start + block).min(count);
                     let (rows, heads) = self.rows(&self.tasks[start..end])?;
                     own = own.merge(heads)?;
-                    for (i, row) in rows.iter().enumerate() {
-                        for (j, other) in rows.iter().enumerate().skip(i) {
-                            set(start + i, start + j, row.dot(other)?.value());
-                        }
+                    let within = products(&rows)?;
+                    for (i, line) in within.chunks(rows.len()).enumerate() {
+                        values[(start + i) * count + start..][..rows.len()].copy_from_slice(line);
                     }
                     for j in end..count {
                         let (other, _) = self.row(self.tasks[j])?;
                         for (i, row) in rows.iter().enumerate() {
-                            set(start + i, j, row.dot(&other)?.value());
+                            set(&mut values, start + i, j, row.dot(&other)?.value());
                         }
                     }
                 }
             }
         }
         Ok(TaskGramian { tasks: self.tasks.clone(), absent: self.absent.clone(), values, own, rows: kept })
+    }
+
+    /// The pass as a source of gradients over the shared leaves, for methods that need inner products and one weighted sum:
+    /// its rows are the tasks that have labels.
+    ///
+    /// ```
+    /// use burn::{nn::{LinearConfig, Tanh}, tensor::{Device, Tensor}};
+    /// use core_tensor::Tree;
+    /// use multitask::{GramianAggregator, GramianBy, Mgda, MultiTask, TaskProgram};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let device = Device::flex();
+    /// let linear = |from, to| LinearConfig::new(from, to).init(&device);
+    /// let net = MultiTask::new((linear(3, 8), Tanh::new()))
+    ///     .head("a", linear(8, 1), |out: Tensor<2>, y: &Tensor<2>| (out - y.clone()).square().mean())
+    ///     .head("b", linear(8, 1), |out: Tensor<2>, y: &Tensor<2>| (out + y.clone()).square().mean());
+    /// let batch = (Tensor::<2>::ones([4, 3], &device), Tensor::<2>::ones([4, 1], &device));
+    /// let program = TaskProgram::record(&net, &batch)?;
+    /// let point = Tree::from_module(&net);
+    /// let pass = program.forward(&point, &batch)?;
+    /// let out = Mgda::new().aggregate_through(&pass.jacobian(GramianBy::Tangents))?;
+    /// assert_eq!(out.gradient.len(), 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn jacobian(&self, by: GramianBy) -> PassJacobian<'_, B> {
+        PassJacobian { pass: self, by }
     }
 
     /// The update of all leaves for weights of `gramian.tasks`: `Jᵀw` over the shared ones, for the others what `heads` says.
@@ -383,6 +417,24 @@ impl<B: Batch + 'static> ForwardPass<'_, B> {
     }
 }
 
+/// The gradients of a [`ForwardPass`] over the shared leaves. Made by [`ForwardPass::jacobian`].
+///
+/// The weighted sum is a cotangent pass of its own, whatever the way to the Gramian.
+pub struct PassJacobian<'a, B> {
+    pass: &'a ForwardPass<'a, B>,
+    by: GramianBy,
+}
+
+impl<B: Batch + 'static> Jacobian for PassJacobian<'_, B> {
+    fn gramian(&self) -> crate::Result<Gramian> {
+        self.pass.gramian(self.by)?.gramian()
+    }
+
+    fn combine(&self, weights: &[f64]) -> crate::Result<Tree> {
+        Ok(self.pass.combination(weights)?)
+    }
+}
+
 impl TaskGradients {
     pub(crate) fn from_parts(
         losses: Tensor<1>,
@@ -406,29 +458,27 @@ impl TaskGradients {
         if let Some(row) = self.rows.first() {
             row.same_structure(&shared)?;
         }
-        let part =
-            |path: &str| self.parts.iter().find(|(name, _)| name.path == path).map_or(Part::Shared, |(_, part)| *part);
         let own = match weights {
-            Some(weights) => scaled_heads(self.own, &self.tasks, weights, HeadGradient::Weighted, part)?,
+            Some(weights) => {
+                let part = |path: &str| part_of(&self.parts, path);
+                scaled_heads(self.own, &self.tasks, weights, HeadGradient::Weighted, part)?
+            }
             None => self.own,
         };
         in_order(&self.parts, shared, own)
     }
 
-    /// `JJᵀ`, row by row: `m(m + 1)/2` dot products.
+    /// `JJᵀ`, row by row; NaN in the lines of rows that are not finite. One pass over the rows.
     ///
     /// # Errors
     /// None with rows as they came.
     pub fn gramian(&self) -> Result<Vec<f64>> {
-        let count = self.rows.len();
-        let mut values = vec![0.0; count * count];
-        for i in 0..count {
-            for j in i..count {
-                let value = self.rows[i].dot(&self.rows[j])?.value();
-                (values[i * count + j], values[j * count + i]) = (value, value);
-            }
-        }
-        Ok(values)
+        products(&self.rows)
+    }
+
+    /// Whose a leaf is.
+    pub(crate) fn part(&self, path: &str) -> Part {
+        part_of(&self.parts, path)
     }
 
     /// `Jᵀw`.
@@ -440,17 +490,24 @@ impl TaskGradients {
     }
 }
 
-/// `Σ wᵢ·rowᵢ`, accumulated in the first row's buffers.
-pub(crate) fn linear_combination(rows: &[Tree], weights: &[f64]) -> Result<Tree> {
-    if rows.len() != weights.len() {
-        return Err(ModelError::PerTask { what: "the list of weights", expected: rows.len(), found: weights.len() });
+/// `JJᵀ`, row by row, at the scale of the rows.
+pub(crate) fn products(rows: &[Tree]) -> Result<Vec<f64>> {
+    match rows.is_empty() {
+        true => Ok(Vec::new()),
+        false => Ok(Gramian::of(rows)?.entries()),
     }
-    let mut pairs = rows.iter().zip(weights);
-    let Some((first, weight)) = pairs.next() else {
-        return Ok(Tree::empty());
-    };
-    let start = first.clone().scale(*weight);
-    Ok(pairs.try_fold(start, |sum, (row, weight)| sum.axpy(*weight, row))?)
+}
+
+/// `Σ wᵢ·rowᵢ`, in one pass over the rows. Rows of weight 0 are not looked at.
+pub(crate) fn linear_combination(rows: &[Tree], weights: &[f64]) -> Result<Tree> {
+    match rows.len() == weights.len() {
+        true => Ok(combine(rows, weights)?),
+        false => Err(ModelError::PerTask { what: "the list of weights", expected: rows.len(), found: weights.len() }),
+    }
+}
+
+fn part_of(parts: &[(LeafName, Part)], path: &str) -> Part {
+    parts.iter().find(|(name, _)| name.path == path).map_or(Part::Shared, |(_, part)| *part)
 }
 
 fn check_weights(tasks: &[usize], weights: &[f64]) -> Result<()> {
@@ -632,7 +689,7 @@ pub(crate) mod tests {
             let weights: Vec<f64> = (0..rows.tasks.len()).map(|i| 1.0 - 0.7 * i as f64).collect();
             let expected = stored.combination(&weights).unwrap();
             assert_close(&pass.combination(&weights).unwrap(), &expected, 1e-5);
-            let expected = stored.assemble(expected, Some(&weights)).unwrap();
+            let expected = stored.clone().assemble(expected, Some(&weights)).unwrap();
             for by in [GramianBy::Tangents, GramianBy::Blocks(block), GramianBy::Rows] {
                 let gramian = pass.gramian(by).unwrap();
                 let scale = rows.values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
@@ -644,6 +701,14 @@ pub(crate) mod tests {
             }
             let own = pass.combine(pass.gramian(GramianBy::Tangents).unwrap(), &weights, HeadGradient::Own).unwrap();
             assert_eq!(own.names(), expected.names());
+            // The same as a source for any method.
+            let through = pass.jacobian(GramianBy::Tangents);
+            let found = through.gramian().unwrap();
+            let scale = rows.values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+            for (entry, expected) in found.entries().iter().zip(&rows.values) {
+                assert!((entry - expected).abs() <= 2e-6 * scale, "{entry} and {expected}");
+            }
+            assert_close(&through.combine(&weights).unwrap(), &stored.combination(&weights).unwrap(), 1e-5);
         });
     }
 

@@ -10,6 +10,9 @@ use burn::tensor::{Device, Distribution, Tensor};
 use clipping::per_sample::{Flat, clip_samples};
 use core_tensor::{Batch, Program, Tree};
 use crucible_tests::models::{Cnn, Mlp, Transformer, labels};
+use crucible_tests::tasks::{Case, TASKS, cnn, mlp};
+use multitask::layerwise::Layerwise;
+use multitask::{Forward, Gramian};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -29,6 +32,34 @@ fn main() {
     model("cnn", &Cnn::new(&device), (x, labels(64, &device)), Cnn::loss, Cnn::losses);
     let x = Tensor::<3>::random([16, 32, 64], normal, &device);
     model("transformer", &Transformer::new(&device), (x, labels(16, &device)), Transformer::loss, Transformer::losses);
+    println!();
+    tasks("mlp", |tasks| mlp(tasks, &device));
+    tasks("cnn", |tasks| cnn(tasks, &device));
+}
+
+/// The ways from m losses to one update, in peaks of one recorded gradient.
+fn tasks<B, M, X, const D: usize>(name: &str, case: impl Fn(usize) -> Case<B, M, X>)
+where
+    B: Layerwise<X, Output = Tensor<D>> + Sync + 'static,
+    M: Forward<Tensor<D>, Output = Tensor<2>> + Sync + 'static,
+    X: Batch + Clone + 'static,
+{
+    println!("### Peak memory with m tasks: {name}\n");
+    println!("| way |{} |", TASKS.map(|tasks| format!(" m = {tasks}")).join(" |"));
+    println!("|---|{}", "---|".repeat(TASKS.len()));
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    for (column, tasks) in TASKS.into_iter().enumerate() {
+        let case = case(tasks);
+        let even = |gramian: &Gramian| vec![1.0 / gramian.total() as f64; gramian.total()];
+        let peaks: Vec<(&str, f64)> = case.ways(&even).iter().map(|(way, run)| (*way, peak(run))).collect();
+        for (line, (way, bytes)) in peaks.iter().enumerate() {
+            if column == 0 {
+                lines.push((way, String::new()));
+            }
+            lines[line].1 += &format!(" {:.1} MB ({:.1}×) |", bytes / 1e6, bytes / peaks[0].1);
+        }
+    }
+    lines.iter().for_each(|(way, cells)| println!("| {way} |{cells}"));
     println!();
 }
 

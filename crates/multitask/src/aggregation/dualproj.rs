@@ -1,8 +1,7 @@
 //! DualProj: the mean gradient, bent until it harms no task.
 
-use super::normalise::Normalise;
+use super::projection::{Projection, projection_settings};
 use crate::aggregator::stuck;
-use crate::check::preference;
 use crate::solvers::above;
 use crate::{Gramian, GramianAggregator, Method, Result};
 
@@ -39,8 +38,7 @@ use crate::{Gramian, GramianAggregator, Method, Result};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct DualProj {
-    normalise: Normalise,
-    preference: Option<Vec<f64>>,
+    projection: Projection,
 }
 
 impl DualProj {
@@ -48,31 +46,9 @@ impl DualProj {
     pub fn new() -> Self {
         Self::default()
     }
-
-    /// The weights of the sum that is projected.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`](crate::Error::Parameter) for a negative number, NaN, or zeros only.
-    pub fn preference(self, preference_: &[f64]) -> Result<Self> {
-        Ok(Self { preference: Some(preference("preference", preference_)?), ..self })
-    }
-
-    /// The trace below which gradients count as zero.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`](crate::Error::Parameter) unless `0 <= norm_eps < ∞`.
-    pub fn norm_eps(self, norm_eps: f64) -> Result<Self> {
-        Ok(Self { normalise: self.normalise.with_norm_eps(norm_eps)?, ..self })
-    }
-
-    /// What is added to the diagonal.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`](crate::Error::Parameter) unless `0 <= reg_eps < ∞`.
-    pub fn reg_eps(self, reg_eps: f64) -> Result<Self> {
-        Ok(Self { normalise: self.normalise.with_reg_eps(reg_eps)?, ..self })
-    }
 }
+
+projection_settings!(DualProj, "The weights of the sum that is projected.");
 
 impl Method for DualProj {
     fn name(&self) -> &'static str {
@@ -82,7 +58,7 @@ impl Method for DualProj {
 
 impl GramianAggregator for DualProj {
     fn weights(&mut self, gramian: &Gramian) -> Result<Vec<f64>> {
-        let preference = super::preference(self.name(), &self.preference, gramian)?;
-        above(&self.normalise.matrix(gramian), &preference).map_err(stuck(self.name(), gramian))
+        let (g, preference) = self.projection.program(self.name(), gramian)?;
+        above(&g, &preference).map_err(stuck(self.name(), gramian))
     }
 }

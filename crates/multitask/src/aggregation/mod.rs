@@ -18,6 +18,7 @@ mod modo;
 mod nash_mtl;
 mod normalise;
 mod pcgrad;
+mod projection;
 mod random;
 mod samples;
 mod sdmgrad;

@@ -3,10 +3,10 @@
 use core_tensor::Tree;
 use core_tensor::transform::State;
 
-use super::samples::{Carried, Cross};
+use super::samples::{self, Carried, Cross};
 use crate::check::{not_negative, positive};
 use crate::solvers::project;
-use crate::{Aggregated, Gramian, GramianAggregator, Jacobian, Method, Report, Result};
+use crate::{Aggregated, Gramian, GramianAggregator, Method, Result};
 
 /// Weights that make one projected gradient step towards [`Mgda`](crate::Mgda)'s in each training step, free of the
 /// bias that one
@@ -70,11 +70,7 @@ impl MoDo {
     /// # Errors
     /// [`Error::Tasks`](crate::Error::Tasks) if they differ in the number of tasks, those of [`Gramian::of`].
     pub fn aggregate_samples(&mut self, first: &[Tree], second: &[Tree], last: &[Tree]) -> Result<Aggregated> {
-        let gramian = Gramian::of(last)?;
-        let weights = self.update(&Cross::of(self.name(), first, second)?, &gramian)?;
-        let weights = gramian.spread(&weights);
-        let gradient = last.combine(&weights)?;
-        Ok(Aggregated { gradient, report: Report { weights: Some(weights), gramian, groups: vec![] } })
+        samples::aggregate(self.name(), [first, second, last], |cross, last| self.update(cross, last))
     }
 
     fn update(&mut self, cross: &Cross, last: &Gramian) -> Result<Vec<f64>> {

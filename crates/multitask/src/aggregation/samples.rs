@@ -3,7 +3,19 @@
 use core_tensor::Tree;
 
 use crate::solvers::dot;
-use crate::{Error, Gramian, Result};
+use crate::{Aggregated, Error, Gramian, Jacobian, Report, Result};
+
+/// The step along the last of three samples, with weights that `update` finds from the products of the other two.
+pub(crate) fn aggregate(
+    method: &'static str,
+    [first, second, last]: [&[Tree]; 3],
+    update: impl FnOnce(&Cross, &Gramian) -> Result<Vec<f64>>,
+) -> Result<Aggregated> {
+    let gramian = Gramian::of(last)?;
+    let weights = gramian.spread(&update(&Cross::of(method, first, second)?, &gramian)?);
+    let gradient = last.combine(&weights)?;
+    Ok(Aggregated { gradient, report: Report { weights: Some(weights), gramian, groups: vec![] } })
+}
 
 /// `J₁J₂ᵀ` of the tasks that are finite in both samples: an unbiased estimate of the Gramian of the expected
 /// gradients, which

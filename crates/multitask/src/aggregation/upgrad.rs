@@ -1,8 +1,7 @@
 //! UPGrad: no task is made worse, and each counts by its size.
 
-use super::normalise::Normalise;
+use super::projection::{Projection, projection_settings};
 use crate::aggregator::stuck;
-use crate::check::preference;
 use crate::solvers::above;
 use crate::{Gramian, GramianAggregator, Method, Result};
 
@@ -44,8 +43,7 @@ use crate::{Gramian, GramianAggregator, Method, Result};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct UpGrad {
-    normalise: Normalise,
-    preference: Option<Vec<f64>>,
+    projection: Projection,
 }
 
 impl UpGrad {
@@ -53,31 +51,9 @@ impl UpGrad {
     pub fn new() -> Self {
         Self::default()
     }
-
-    /// How much each task counts.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`](crate::Error::Parameter) for a negative number, NaN, or zeros only.
-    pub fn preference(self, preference_: &[f64]) -> Result<Self> {
-        Ok(Self { preference: Some(preference("preference", preference_)?), ..self })
-    }
-
-    /// The trace below which gradients count as zero.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`](crate::Error::Parameter) unless `0 <= norm_eps < ∞`.
-    pub fn norm_eps(self, norm_eps: f64) -> Result<Self> {
-        Ok(Self { normalise: self.normalise.with_norm_eps(norm_eps)?, ..self })
-    }
-
-    /// What is added to the diagonal.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`](crate::Error::Parameter) unless `0 <= reg_eps < ∞`.
-    pub fn reg_eps(self, reg_eps: f64) -> Result<Self> {
-        Ok(Self { normalise: self.normalise.with_reg_eps(reg_eps)?, ..self })
-    }
 }
+
+projection_settings!(UpGrad, "How much each task counts.");
 
 impl Method for UpGrad {
     fn name(&self) -> &'static str {
@@ -88,8 +64,7 @@ impl Method for UpGrad {
 impl GramianAggregator for UpGrad {
     fn weights(&mut self, gramian: &Gramian) -> Result<Vec<f64>> {
         let m = gramian.size();
-        let preference = super::preference(self.name(), &self.preference, gramian)?;
-        let g = self.normalise.matrix(gramian);
+        let (g, preference) = self.projection.program(self.name(), gramian)?;
         let mut weights = vec![0.0; m];
         for (i, u) in preference.iter().enumerate() {
             let mut lower = vec![0.0; m];

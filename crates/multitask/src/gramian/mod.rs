@@ -163,6 +163,17 @@ impl Gramian {
         }
     }
 
+    /// `G` itself, of all rows and line by line: NaN where a row was dropped.
+    pub(crate) fn entries(&self) -> Vec<f64> {
+        let mut entries = vec![f64::NAN; self.total * self.total];
+        for (i, one) in self.tasks.iter().enumerate() {
+            for (j, other) in self.tasks.iter().enumerate() {
+                entries[one * self.total + other] = self.unscaled(self.products[(i, j)], 2);
+            }
+        }
+        entries
+    }
+
     /// Weights of the finite rows as weights of all rows: 0 for those dropped.
     pub fn spread(&self, weights: &[f64]) -> Vec<f64> {
         let mut all = vec![0.0; self.total];

@@ -6,7 +6,7 @@ use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault
 use burn::tensor::{Device, Tensor};
 use core_tensor::Tree;
 
-use super::{Forward, MultiTaskModel, Part, TaskMask};
+use super::{Forward, ManyHeads, MultiTaskModel, Part, TaskMask};
 
 /// One body and a head, a loss and a name for each task: hard parameter sharing
 /// (R. Caruana, "Multitask Learning", Machine Learning 28, 1997).
@@ -78,6 +78,32 @@ impl<B: Module, H: Module> MultiTask<B, H> {
         MultiTask { body: self.body, heads, own: self.own }
     }
 
+    /// Several more tasks whose heads are of one type, a name, a head and a loss each: any number of them, known at run time.
+    ///
+    /// Their outputs in [`forward`](Self::forward) are a `Vec`.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::{Device, Tensor}};
+    /// use multitask::{MultiTask, MultiTaskModel};
+    ///
+    /// let device = Device::default();
+    /// let linear = |from, to| LinearConfig::new(from, to).init(&device);
+    /// let columns = (0..20).map(|i| {
+    ///     let loss = move |out: Tensor<2>, y: &Tensor<2>| (out - y.clone().slice_dim(1, i)).square().mean();
+    ///     (format!("column {i}"), linear(8, 1), loss)
+    /// });
+    /// let net = MultiTask::new(linear(3, 8)).heads(columns);
+    /// let batch = (Tensor::<2>::ones([4, 3], &device), Tensor::<2>::ones([4, 20], &device));
+    /// assert_eq!(net.losses(&batch).dims(), [20]);
+    /// ```
+    pub fn heads<M: Module, L: Clone + Send>(
+        self,
+        heads: impl IntoIterator<Item = (String, M, L)>,
+    ) -> MultiTask<B, ManyHeads<H, M, L>> {
+        let heads = ManyHeads::behind(self.heads, heads);
+        MultiTask { body: self.body, heads, own: self.own }
+    }
+
     /// One output a head, as a nested pair `(((), first), second)`.
     pub fn forward<X>(&self, input: X) -> H::Outputs
     where
@@ -92,6 +118,7 @@ impl<X, Y, B, H> MultiTaskModel<(X, Y)> for MultiTask<B, H>
 where
     X: Clone,
     B: Forward<X>,
+    B::Output: Clone,
     H: TaskHeads<B::Output, Y> + Named,
 {
     fn tasks(&self) -> Vec<String> {
@@ -102,7 +129,8 @@ where
 
     fn losses(&self, (input, labels): &(X, Y)) -> Tensor<1> {
         let mut losses = Vec::new();
-        self.heads.losses(&self.body.forward(input.clone()), labels, &mut losses);
+        let features = self.body.forward(input.clone());
+        self.heads.losses_of(&mut |_| features.clone(), labels, &mut losses);
         Tensor::cat(losses, 0)
     }
 
@@ -205,8 +233,8 @@ pub struct Heads<R, M, L> {
 
 /// Heads that give losses, for an output `Z` of the body and labels `Y`.
 pub trait TaskHeads<Z, Y>: Module + ModuleDisplay {
-    /// Appends the losses of all heads.
-    fn losses(&self, features: &Z, labels: &Y, losses: &mut Vec<Tensor<1>>);
+    /// Appends the losses of all heads. Head `i` of the model is given `features(i)`.
+    fn losses_of(&self, features: &mut dyn FnMut(usize) -> Z, labels: &Y, losses: &mut Vec<Tensor<1>>);
     /// Appends whether the batch has labels for each task.
     fn labelled(&self, labels: &Y, labelled: &mut Vec<bool>);
 }
@@ -226,7 +254,7 @@ pub trait Named {
 }
 
 impl<Z, Y> TaskHeads<Z, Y> for NoHeads {
-    fn losses(&self, _features: &Z, _labels: &Y, _losses: &mut Vec<Tensor<1>>) {}
+    fn losses_of(&self, _features: &mut dyn FnMut(usize) -> Z, _labels: &Y, _losses: &mut Vec<Tensor<1>>) {}
     fn labelled(&self, _labels: &Y, _labelled: &mut Vec<bool>) {}
 }
 
@@ -241,14 +269,14 @@ impl Named for NoHeads {
 
 impl<Z, Y, R, M, L> TaskHeads<Z, Y> for Heads<R, M, L>
 where
-    Z: Clone,
     R: TaskHeads<Z, Y>,
     M: Forward<Z>,
     L: TaskLoss<M::Output, Y>,
 {
-    fn losses(&self, features: &Z, labels: &Y, losses: &mut Vec<Tensor<1>>) {
-        self.rest.losses(features, labels, losses);
-        losses.push(self.loss.loss(self.head.forward(features.clone()), labels).reshape([-1]));
+    fn losses_of(&self, features: &mut dyn FnMut(usize) -> Z, labels: &Y, losses: &mut Vec<Tensor<1>>) {
+        self.rest.losses_of(features, labels, losses);
+        let own = features(losses.len());
+        losses.push(self.loss.loss(self.head.forward(own), labels).reshape([-1]));
     }
 
     fn labelled(&self, labels: &Y, labelled: &mut Vec<bool>) {

@@ -74,9 +74,29 @@ pub enum ModelError {
         /// The range, in words.
         bound: &'static str,
     },
+    /// Rounding kept a quadratic program from being solved. Nothing was substituted for its solution.
+    #[error("{what} was not found: residual {residual:.1e} after {iterations} changes of the active set")]
+    Unsolved {
+        /// What was looked for.
+        what: &'static str,
+        /// What was left of the optimality conditions.
+        residual: f64,
+        /// Changes of the active set.
+        iterations: usize,
+    },
     /// What the caller used to join the tasks' gradients failed.
     #[error("joining the tasks' gradients failed: {0}")]
     Join(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<crate::Error> for ModelError {
+    fn from(error: crate::Error) -> Self {
+        match error {
+            crate::Error::Core(error) => Self::Core(error),
+            crate::Error::Model(error) => *error,
+            error => Self::join(error),
+        }
+    }
 }
 
 impl ModelError {

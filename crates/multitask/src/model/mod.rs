@@ -6,6 +6,7 @@
 mod builder;
 mod error;
 mod forward;
+mod many;
 mod mask;
 
 use burn::module::Module;
@@ -14,6 +15,7 @@ use burn::tensor::Tensor;
 pub use builder::{HeadOutputs, Heads, Masked, MultiTask, Named, NoHeads, TaskHeads, TaskLoss};
 pub use error::{ModelError, Result};
 pub use forward::Forward;
+pub use many::ManyHeads;
 pub use mask::TaskMask;
 
 /// Whose a parameter is.

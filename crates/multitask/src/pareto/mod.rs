@@ -23,7 +23,6 @@ mod hypernetwork;
 mod hypervolume;
 mod low_rank;
 mod lp;
-mod min_norm;
 mod parameters;
 mod pareto_mtl;
 mod preference;

@@ -1,7 +1,7 @@
 //! Pareto MTL: one solution in each cone around a preference vector.
 
-use super::min_norm::min_norm;
 use crate::model::{ModelError, Result};
+use crate::solvers::{Matrix, dot, min_norm_point};
 
 /// Weights that first bring the losses into the cone of preference `k` and then descend within it.
 ///
@@ -98,7 +98,8 @@ impl ParetoMtl {
     /// Weights for losses and their gradients' Gramian, row by row.
     ///
     /// # Errors
-    /// [`ModelError::PerTask`] for lists of other lengths; [`ModelError::Parameter`] for a loss that is not finite.
+    /// [`ModelError::PerTask`] for lists of other lengths; [`ModelError::Parameter`] for a loss that is not finite;
+    /// [`ModelError::Unsolved`] if rounding keeps the point of smallest norm from being found.
     pub fn weights(&self, losses: &[f64], gramian: &[f64]) -> Result<ParetoMtlStep> {
         let m = self.tasks;
         for (what, expected, found) in [("the losses", m, losses.len()), ("the Gramian", m * m, gramian.len())] {
@@ -109,29 +110,35 @@ impl ParetoMtl {
         if let Some(loss) = losses.iter().find(|loss| !loss.is_finite()) {
             return Err(ModelError::parameter("loss", *loss, "a finite number"));
         }
+        let gramian = Matrix::symmetric(m, |i, j| gramian[i * m + j]);
         let norm = losses.iter().map(|l| l * l).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
         let value = |c: &Vec<f64>| c.iter().zip(losses).map(|(c, l)| c * l / norm).sum::<f64>();
         let violated: Vec<&Vec<f64>> = self.constraints.iter().filter(|c| value(c) > 0.0).collect();
         if !violated.is_empty() {
-            let found = combined(&violated, gramian, m);
-            return Ok(ParetoMtlStep { weights: found, inside: false, active: violated.len() });
+            return Ok(ParetoMtlStep {
+                weights: combined(&violated, &gramian)?,
+                inside: false,
+                active: violated.len(),
+            });
         }
         let unit = |i: usize| (0..m).map(|j| f64::from(u8::from(i == j))).collect::<Vec<f64>>();
         let units: Vec<Vec<f64>> = (0..m).map(unit).collect();
         let active = self.constraints.iter().filter(|c| value(c) > -self.tolerance);
         let rows: Vec<&Vec<f64>> = units.iter().chain(active).collect();
-        Ok(ParetoMtlStep { weights: combined(&rows, gramian, m), inside: true, active: rows.len() - m })
+        Ok(ParetoMtlStep { weights: combined(&rows, &gramian)?, inside: true, active: rows.len() - m })
     }
 }
 
 /// `Σ λⱼ·rowⱼ` with the weights `λ` for which `rows·J` has the smallest combination.
-fn combined(rows: &[&Vec<f64>], gramian: &[f64], m: usize) -> Vec<f64> {
-    let product = |a: &[f64], b: &[f64]| {
-        (0..m).map(|i| a[i] * (0..m).map(|j| gramian[i * m + j] * b[j]).sum::<f64>()).sum::<f64>()
-    };
-    let between: Vec<f64> = rows.iter().flat_map(|a| rows.iter().map(move |b| product(a, b))).collect();
-    let lambda = min_norm(&between, rows.len());
-    (0..m).map(|i| rows.iter().zip(&lambda).map(|(row, l)| row[i] * l).sum()).collect()
+fn combined(rows: &[&Vec<f64>], gramian: &Matrix) -> Result<Vec<f64>> {
+    let moved: Vec<Vec<f64>> = rows.iter().map(|row| gramian.times(row)).collect();
+    let lambda = min_norm_point(&Matrix::symmetric(rows.len(), |i, j| dot(rows[i], &moved[j])));
+    let lambda = lambda.map_err(|stuck| ModelError::Unsolved {
+        what: "the point of smallest norm between the losses and the active constraints",
+        residual: stuck.residual,
+        iterations: stuck.iterations,
+    })?;
+    Ok((0..gramian.size()).map(|i| rows.iter().zip(&lambda).map(|(row, l)| row[i] * l).sum()).collect())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `min ½xᵀAx − hᵀx`, `x ≥ 0` | [`nnls`]: active sets | everything below |
 //! | `min vᵀGv`, `v ≥ u` | [`above`] | UPGrad, DualProj |
-//! | `min wᵀGw` over the simplex | [`min_norm_point`] | MGDA, CAGrad |
+//! | `min wᵀGw` over the simplex | [`min_norm_point`] | MGDA, CAGrad, Pareto MTL |
 //! | `Gx = x^(−p)` | [`power_equations`]: damped Newton | Nash-MTL, FairGrad |
 //! | eigenvalues, `A⁺b` | [`eigen`], [`pseudo_solve`]: Jacobi rotations | IMTL-G, Aligned-MTL, ConFIG, condition numbers |
 //!

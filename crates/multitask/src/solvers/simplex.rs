@@ -156,6 +156,30 @@ mod tests {
     }
 
     #[test]
+    fn the_optimality_conditions_hold_for_rows_of_few_dimensions() {
+        use proptest::strategy::Strategy;
+        let rows = (1..=6usize, 1..=5usize).prop_flat_map(|(m, n)| vec(vec(-2.0..2.0f64, n), m));
+        property(200, rows, |rows| {
+            let g = Matrix::symmetric(rows.len(), |i, j| dot(&rows[i], &rows[j]));
+            let w = min_norm_point(&g).unwrap();
+            assert!(w.iter().all(|w| *w >= 0.0) && (w.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{w:?}");
+            let (slope, value) = (g.times(&w), g.quadratic(&w));
+            // No vector makes a sharper angle than the point itself.
+            assert!(slope.iter().all(|s| *s >= value - 1e-9), "{slope:?} {value}");
+        });
+        assert_eq!(min_norm_point(&Matrix::zeros(0)).unwrap(), [0.0; 0]);
+        assert_eq!(min_norm_point(&Matrix::symmetric(1, |_, _| 4.0)).unwrap(), [1.0]);
+        let opposite = Matrix::symmetric(2, |i, j| if i == j { 1.0 } else { -1.0 });
+        assert_eq!(min_norm_point(&opposite).unwrap(), [0.5, 0.5]);
+        assert_eq!(min_norm_point(&Matrix::zeros(2)).unwrap().iter().sum::<f64>(), 1.0);
+        // Pairs of every scale.
+        for s in [1e-10, 1.0, 1e15] {
+            let w = min_norm_point(&Matrix::symmetric(2, |i, j| if i != j { 0.0 } else { [s, 3.0 * s][i] })).unwrap();
+            assert!((w[0] - 0.75).abs() < 1e-12);
+        }
+    }
+
+    #[test]
     fn the_projection_is_the_nearest_point() {
         property(200, (vec(-3.0..3.0f64, 1..9), vec(0.0..1.0f64, 9)), |(y, other)| {
             let w = project(&y);

@@ -1,5 +1,5 @@
 //! `bench [--only PART] [--peers-file FILE] [--markdown FILE]`: times of programs, mixed precision, trees, clipping, precision and
-//! attacks as ratios of one run.
+//! attacks and many tasks as ratios of one run.
 //!
 //! Every figure is the median of interleaved repetitions, so that a slow moment of the machine falls on all sides alike.
 //! The allocator is mimalloc, as in `lab`. `memory` measures peaks.
@@ -9,6 +9,7 @@
 mod attacks;
 mod autocast;
 mod clipping;
+mod multitask;
 mod precision;
 mod programs;
 mod trees;
@@ -25,8 +26,8 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// What can be measured alone.
-const PARTS: [&str; 9] =
-    ["mlp", "cnn", "transformer", "autocast", "trees", "clipping", "samples", "precision", "attacks"];
+const PARTS: [&str; 10] =
+    ["mlp", "cnn", "transformer", "autocast", "trees", "clipping", "samples", "precision", "attacks", "multitask"];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -71,6 +72,9 @@ fn main() -> ExitCode {
     }
     if wanted("attacks") {
         attacks::run(&mut report, &peers, folder.as_deref());
+    }
+    if wanted("multitask") {
+        multitask::run(&mut report, &peers);
     }
     print!("{report}");
     if let Some(file) = markdown
@@ -129,6 +133,27 @@ fn medians<const N: usize>(functions: [&dyn Fn(); N], every: &[usize; N]) -> [f6
         times.sort_by(f64::total_cmp);
         times[times.len() / 2]
     })
+}
+
+/// Median milliseconds of each function over interleaved rounds, as many as take about `seconds` a function.
+fn medians_of(functions: &[&dyn Fn()], seconds: f64) -> Vec<f64> {
+    let once = |function: &dyn Fn()| {
+        let start = Instant::now();
+        function();
+        start.elapsed().as_secs_f64()
+    };
+    // The first rounds warm caches and thread pools; the slowest of their two says how many follow.
+    let total: f64 = functions.iter().map(|function| once(*function).max(once(*function))).sum();
+    let rounds = (seconds * functions.len() as f64 / total).clamp(7.0, 70.0) as usize;
+    let mut times = vec![Vec::new(); functions.len()];
+    for _ in 0..rounds {
+        functions.iter().zip(&mut times).for_each(|(function, times)| times.push(once(*function) * 1e3));
+    }
+    let median = |mut times: Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    times.into_iter().map(median).collect()
 }
 
 /// Copies `elements` numbers from one buffer to another, on one thread or two.

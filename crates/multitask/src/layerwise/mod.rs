@@ -9,6 +9,15 @@
 //! the patches of the image for positions. The Gramian of a model is the sum over its layers; what TorchJD's `autogram` engine
 //! computes (P. Quinton and V. Rey, "Jacobian Descent for Multi-Objective Optimization", 2024, arXiv:2406.16232, section 6), and the
 //! norm of I. Goodfellow, "Efficient Per-Example Gradient Computations", 2015, arXiv:1510.01799, across tasks instead of examples.
+//!
+//! [`LayerwiseProgram`] does this for whole models, their bodies told layer by layer ([`Layerwise`]); the functions here are for gradients
+//! that come from elsewhere.
+
+mod layers;
+mod program;
+
+pub use layers::{Layers, Layerwise};
+pub use program::{LayerwisePass, LayerwiseProgram};
 
 use burn::tensor::module::unfold4d;
 use burn::tensor::ops::UnfoldOptions;
