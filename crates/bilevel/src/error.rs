@@ -86,7 +86,7 @@ impl From<core_tensor::ProgramError> for Error {
     }
 }
 
-fn refuse<T>(parameter: &'static str, value: f64, bound: &'static str) -> Result<T> {
+pub(crate) fn refuse<T>(parameter: &'static str, value: f64, bound: &'static str) -> Result<T> {
     Err(Error::Core(core_tensor::Error::Parameter { parameter, value, bound }))
 }
 
