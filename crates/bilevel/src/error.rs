@@ -75,6 +75,14 @@ pub enum Error {
         /// Which matrix.
         what: &'static str,
     },
+    /// A data set that is not where it should be, or not what it should be.
+    #[error("{}: {problem}", .path.display())]
+    Data {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// An error of trees or programs, such as an operation without a tangent rule.
     #[error(transparent)]
     Core(#[from] core_tensor::Error),

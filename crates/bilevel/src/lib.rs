@@ -13,6 +13,8 @@
 //! | three levels | [`Trilevel`] |
 //! | many tasks | [`meta`]: MAML, FOMAML, ANIL, Meta-SGD, Reptile, iMAML |
 //! | a model to train, and hyper-parameters to learn | [`Tune`] |
+//! | wrong labels, or too many examples | [`data`]: hyper-cleaning, meta-weight-net, distillation |
+//! | operations to choose from | [`darts`] |
 //! | only a learning rate | [`HypergradientDescent`] |
 //!
 //! What would be wrong is a named [`Error`], never a zero: a leaf of `x` that is detached, an operation without a rule, negative curvature, a
@@ -22,6 +24,8 @@
 #![warn(missing_docs)]
 
 pub mod certificate;
+pub mod darts;
+pub mod data;
 mod diagnose;
 pub mod error;
 mod forward;

@@ -120,7 +120,7 @@ impl Setting {
                 let path = format!("{prefix}/{}", name.path);
                 let rows = x.get::<1>(&path)?;
                 let count = rows.dims()[0];
-                if !length.is_multiple_of(count) {
+                if count == 0 || !length.is_multiple_of(count) {
                     return Err(core_tensor::Error::Shape { path, left: vec![count], right: vec![length] });
                 }
                 let each = self.domain.map(rows).unsqueeze_dim::<2>(1).expand([count, length / count]);
