@@ -161,13 +161,21 @@ fn threads_do_not_matter() {
     )
     .unwrap();
     let maml = Maml::new(Sgd::new(0.01), 2).unwrap();
+    let reptile = Reptile::new(Sgd::new(0.01), 2, 0.5).unwrap();
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| maml.gradient(&problem, &x, &theta, &tasks).unwrap())
+        pool.install(|| {
+            let gradient = maml.gradient(&problem, &x, &theta, &tasks).unwrap();
+            (gradient, reptile.step(&problem, &x, theta.clone(), &tasks).unwrap())
+        })
     };
-    let (one, four) = (run(1), run(4));
-    assert_same_bits(&one.start, &four.start);
-    assert_eq!(one.loss, four.loss);
+    let one = run(1);
+    for threads in [2, 3, 4, 9] {
+        let many = run(threads);
+        assert_same_bits(&one.0.start, &many.0.start);
+        assert_same_bits(&one.1, &many.1);
+        assert_eq!(one.0.loss, many.0.loss);
+    }
 }
 
 /// A start learned on some sinusoids adapts to new ones in one step; one trained on all of them together does not, whatever the rate.
