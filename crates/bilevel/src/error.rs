@@ -75,6 +75,14 @@ pub enum Error {
         /// Which matrix.
         what: &'static str,
     },
+    /// A data set that is not where it should be, or not what it should be.
+    #[error("{}: {problem}", .path.display())]
+    Data {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// An error of trees or programs, such as an operation without a tangent rule.
     #[error(transparent)]
     Core(#[from] core_tensor::Error),
@@ -86,7 +94,7 @@ impl From<core_tensor::ProgramError> for Error {
     }
 }
 
-fn refuse<T>(parameter: &'static str, value: f64, bound: &'static str) -> Result<T> {
+pub(crate) fn refuse<T>(parameter: &'static str, value: f64, bound: &'static str) -> Result<T> {
     Err(Error::Core(core_tensor::Error::Parameter { parameter, value, bound }))
 }
 

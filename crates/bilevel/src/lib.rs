@@ -9,8 +9,12 @@
 //! | steps of an optimizer | [`Unroll`], through [`Sgd`](update::Sgd), [`Momentum`](update::Momentum), [`Adam`](update::Adam) or an [`Update`] of yours |
 //! | few numbers in `x`, many steps | [`Forward`] |
 //! | operations without second derivatives | [`Penalty`], or [`Products::CentralDifference`] |
-//! | no time to solve the inner problem | a [`single_loop`]: SOBA, SABA, F²SA, BOME |
+//! | no time to solve the inner problem | a [`single_loop`]: SOBA, SABA, stocBiO, AmIGO, MRBO, SUSTAIN, TTSA; F²SA, V-PBGD, BOME |
+//! | three levels | [`Trilevel`] |
 //! | many tasks | [`meta`]: MAML, FOMAML, ANIL, Meta-SGD, Reptile, iMAML |
+//! | a model to train, and hyper-parameters to learn | [`Tune`] |
+//! | wrong labels, or too many examples | [`data`]: hyper-cleaning, meta-weight-net, distillation |
+//! | operations to choose from | [`darts`] |
 //! | only a learning rate | [`HypergradientDescent`] |
 //!
 //! What would be wrong is a named [`Error`], never a zero: a leaf of `x` that is detached, an operation without a rule, negative curvature, a
@@ -20,6 +24,8 @@
 #![warn(missing_docs)]
 
 pub mod certificate;
+pub mod darts;
+pub mod data;
 mod diagnose;
 pub mod error;
 mod forward;
@@ -27,11 +33,14 @@ mod implicit;
 mod inner;
 pub mod meta;
 mod method;
+mod multilevel;
 mod online;
+pub mod parameterise;
 mod penalty;
 mod problem;
 pub mod single_loop;
 pub mod solver;
+pub mod tune;
 mod unroll;
 pub mod update;
 
@@ -49,12 +58,15 @@ pub use forward::Forward;
 pub use implicit::Implicit;
 pub use inner::NewtonCg;
 pub use method::{Hypergradient, Method};
+pub use multilevel::{Trilevel, TrilevelGradient};
 pub use online::HypergradientDescent;
+pub use parameterise::Domain;
 pub use penalty::Penalty;
 pub use problem::{Absent, Batches, Bilevel, Linearization, Partials, Problem, Product, Products};
 pub use single_loop::{Loop, LoopState};
 pub use solver::{
     ConjugateGradient, Dense, FixedPoint, Gmres, Identity, LinearSolver, NegativeCurvature, Neumann, Nystrom, Operator,
 };
+pub use tune::{Tune, Tuned};
 pub use unroll::{Checkpoint, Unroll, Unrolled};
 pub use update::Update;

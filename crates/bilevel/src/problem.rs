@@ -8,7 +8,9 @@ use crate::error::{Error, Result};
 
 /// `min_x f(x, z*(x))` with `z*(x) = argmin_z g(x, z)`, as ordinary Burn code on trees or modules.
 ///
-/// `x` is an argument: what a closure captured could not be differentiated and is refused by the recorder.
+/// `x` is an argument: what a closure captured could not be differentiated and is refused by the recorder. Within the inner objective do not
+/// `detach` what depends on `z`: mixed products take `∂z∂x g` for `∂x∂z g`, which differ for a gradient that is cut short. Give such numbers with
+/// the batch.
 pub trait Bilevel: Send + Sync + 'static {
     /// The outer variable as the code sees it: a [`Tree`] or a module.
     type Outer: Variable;

@@ -172,3 +172,53 @@ pub(crate) fn network_with(more: Tree) -> (Problem<Tensor<2>, Tensor<2>>, Tree, 
     );
     (problem.unwrap(), x, z, batches)
 }
+
+/// Pixels of `[0, 1]` and one-hot labels.
+pub(crate) type Examples = (Tensor<2>, Tensor<2>);
+
+/// The lab's embedded digits: 64 pixels each, and labels.
+pub(crate) struct Digits {
+    pub pixels: Vec<f32>,
+    pub labels: Vec<usize>,
+}
+
+impl Digits {
+    pub fn load() -> Self {
+        use std::io::Read;
+        let file: &[u8] = include_bytes!("../../lab/data/digits.csv.gz");
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(file).read_to_string(&mut text).unwrap();
+        let mut digits = Self { pixels: Vec::new(), labels: Vec::new() };
+        for line in text.lines() {
+            let numbers: Vec<f32> = line.split(',').map(|number| number.parse().unwrap()).collect();
+            digits.pixels.extend(numbers[..64].iter().map(|ink| ink / 16.0));
+            digits.labels.push(numbers[64] as usize);
+        }
+        digits
+    }
+
+    pub fn examples(&self, rows: std::ops::Range<usize>) -> Examples {
+        self.labelled(rows.clone(), &self.labels[rows])
+    }
+
+    /// With other labels than their own.
+    pub fn labelled(&self, rows: std::ops::Range<usize>, labels: &[usize]) -> Examples {
+        let n = rows.len();
+        let pixels = self.pixels[rows.start * 64..rows.end * 64].to_vec();
+        let hot: Vec<f32> = labels.iter().flat_map(|l| (0..10).map(move |c| f32::from(u8::from(*l == c)))).collect();
+        (
+            Tensor::from_data(TensorData::new(pixels, [n, 64]), &device()),
+            Tensor::from_data(TensorData::new(hot, [n, 10]), &device()),
+        )
+    }
+}
+
+/// The cross-entropy of each row.
+pub(crate) fn cross_entropies(logits: Tensor<2>, hot: &Tensor<2>) -> Tensor<2> {
+    (burn::tensor::activation::log_softmax(logits, 1) * hot.clone()).sum_dim(1).neg()
+}
+
+pub(crate) fn accuracy(logits: Tensor<2>, hot: &Tensor<2>) -> f64 {
+    let right = logits.argmax(1).equal(hot.clone().argmax(1));
+    right.float().mean().into_data().iter::<f64>().next().unwrap()
+}

@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 use core_tensor::Tree;
 use core_tensor::testing::{assert_close, assert_same_bits};
 
+use crate::parameterise::Domain;
 use crate::testing::*;
 use crate::update::{Adam, Momentum, Setting, Sgd, Update};
 use crate::*;
@@ -128,8 +129,16 @@ fn unrolled_matches_central_differences() {
     check("sgd", || Sgd::new(0.2));
     check("momentum", || Momentum::new(0.1, 0.8));
     check("adam", || Adam::new(0.05));
+    check("sgd with decay", || Sgd::new(0.2).weight_decay(0.3));
+    check("momentum with decay", || Momentum::new(0.1, 0.8).weight_decay(0.3));
+    check("adam with decay", || Adam::new(0.05).weight_decay(0.3));
     let (problem, x, z, batches) = with_rates();
     check_on("everything", || Everything, (&problem, &x, &z, &batches));
+    let features = [("f/w1", vec![-1.0, -2.0, -1.5]), ("f/b1", vec![-1.0; 4]), ("f/w2", vec![-2.0, -1.0, -1.4, -3.0])];
+    let features = features.iter().fold(Tree::empty(), |tree, (name, raw)| tree.merge(leaf(name, raw)).unwrap());
+    let (problem, x, z, batches) = network_with(features);
+    let learned = || Momentum::new(0.1, 0.8).weight_decay(Setting::per_feature("f").within(Domain::Softplus));
+    check_on("a decay for each feature", learned, (&problem, &x, &z, &batches));
 }
 
 #[test]

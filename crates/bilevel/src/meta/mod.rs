@@ -12,13 +12,17 @@
 //! | ANIL | [`Maml`] with the body as `x` and the head as `z`: only the head is adapted |
 //! | Reptile | [`Reptile`] |
 //! | iMAML | [`proximal`] with [`Implicit`](crate::Implicit) |
+//!
+//! Tasks come from [`Sinusoids`], from [`Episodes`] (N-way K-shot on any labelled set), or from [`Omniglot`].
 
 mod maml;
+mod omniglot;
 mod proximal;
 mod reptile;
 mod tasks;
 
 pub use maml::{Maml, MetaGradient};
+pub use omniglot::Omniglot;
 pub use proximal::proximal;
 pub use reptile::Reptile;
 pub use tasks::{Episode, Episodes, Sinusoids};

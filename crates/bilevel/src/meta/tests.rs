@@ -161,13 +161,21 @@ fn threads_do_not_matter() {
     )
     .unwrap();
     let maml = Maml::new(Sgd::new(0.01), 2).unwrap();
+    let reptile = Reptile::new(Sgd::new(0.01), 2, 0.5).unwrap();
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| maml.gradient(&problem, &x, &theta, &tasks).unwrap())
+        pool.install(|| {
+            let gradient = maml.gradient(&problem, &x, &theta, &tasks).unwrap();
+            (gradient, reptile.step(&problem, &x, theta.clone(), &tasks).unwrap())
+        })
     };
-    let (one, four) = (run(1), run(4));
-    assert_same_bits(&one.start, &four.start);
-    assert_eq!(one.loss, four.loss);
+    let one = run(1);
+    for threads in [2, 3, 4, 9] {
+        let many = run(threads);
+        assert_same_bits(&one.0.start, &many.0.start);
+        assert_same_bits(&one.1, &many.1);
+        assert_eq!(one.0.loss, many.0.loss);
+    }
 }
 
 /// A start learned on some sinusoids adapts to new ones in one step; one trained on all of them together does not, whatever the rate.
@@ -208,4 +216,130 @@ fn maml_learns_to_learn_sinusoids() {
     let joint = joint.into_iter().fold(f64::INFINITY, f64::min);
     println!("query error after one step: MAML {meta:.3}, joint training {joint:.3}");
     assert!(meta < 0.6 * joint, "{meta} {joint}");
+}
+
+/// `L = ½(h·b − y)²` with the head `h` adapted and the body `b` not: `h' = h − αb(hb − s)`.
+#[test]
+fn anil_in_closed_form() {
+    let (b, h, s, q, alpha) = (1.3, -0.4, 0.8, -1.1, 0.2);
+    let (body, head) = (leaf("b", &[b]), leaf("h", &[h]));
+    let task = Batches::new(tensor([1, 1], vec![s]), tensor([1, 1], vec![q]));
+    let loss = |x: &Tree, z: &Tree, y: &Data| {
+        (x.get::<1>("b").unwrap() * z.get::<1>("h").unwrap() - y.clone().reshape([1])).square() * 0.5
+    };
+    let problem = Problem::from_functions(&body, &head, &task, loss, loss).unwrap();
+    let anil = Maml::new(Sgd::new(alpha), 1).unwrap();
+    let found = anil.gradient(&problem, &body, &head, std::slice::from_ref(&task)).unwrap();
+    let adapted = h - alpha * b * (h * b - s);
+    let error = adapted * b - q;
+    assert!((found.loss - 0.5 * error * error).abs() < 1e-15);
+    assert!((found.start.sum().value() - error * b * (1.0 - alpha * b * b)).abs() < 1e-14);
+    assert!((found.x.sum().value() - error * (adapted - alpha * b * (2.0 * h * b - s))).abs() < 1e-14);
+    // Only the head is adapted.
+    let z = anil.adapt(&problem, &body, &head, &task.inner).unwrap();
+    assert!(z.names() == head.names() && (z.sum().value() - adapted).abs() < 1e-15);
+    // First order leaves the way to the head out, in both.
+    let first = Maml::new(Sgd::new(alpha), 1).unwrap().first_order();
+    let found = first.gradient(&problem, &body, &head, &[task]).unwrap();
+    assert!((found.x.sum().value() - error * adapted).abs() < 1e-14);
+    assert!((found.start.sum().value() - error * b).abs() < 1e-14);
+}
+
+/// MAML++'s rate for each step: `dL/dα_t = −Σᵢ qᵢ(θ_k − c')ᵢ·aᵢ(θ − c)ᵢ·∏_{s≠t}(1 − α_s·aᵢ)`, and learning them lowers the loss.
+#[test]
+fn per_step_rates_in_closed_form_and_learned() {
+    let (tasks, start) = (tasks(), leaf("theta", &[0.3, -2.0, 1.0]));
+    let rates = [0.1, 0.3, 0.05];
+    let x = leaf("rates", &rates);
+    let problem = problem(&x, &start, &tasks);
+    let maml = Maml::new(Sgd::new(Setting::per_step("rates")), 3).unwrap();
+    let found = maml.gradient(&problem, &x, &start, &tasks).unwrap();
+    let mut expected = [0.0; 3];
+    for task in &tasks {
+        let read = |t: &Data| t.to_data().iter::<f64>().collect::<Vec<_>>();
+        let (s, q, theta) = (read(&task.inner[0]), read(&task.outer[0]), values(&start));
+        for i in 0..3 {
+            let factor = |skip: usize| -> f64 {
+                (0..3).filter(|step| *step != skip).map(|step| 1.0 - rates[step] * s[i]).product()
+            };
+            let far = theta[i] - s[3 + i];
+            let slope = q[i] * (s[3 + i] + factor(9) * far - q[3 + i]);
+            for (step, sum) in expected.iter_mut().enumerate() {
+                *sum -= slope * s[i] * far * factor(step) / tasks.len() as f64;
+            }
+        }
+    }
+    assert_close(&found.x, &leaf("rates", &expected), 1e-13);
+    let mut learned = x.clone();
+    for _ in 0..100 {
+        let gradient = maml.gradient(&problem, &learned, &start, &tasks).unwrap().x;
+        learned = learned.axpy(-0.02, &gradient).unwrap();
+    }
+    let after = maml.gradient(&problem, &learned, &start, &tasks).unwrap().loss;
+    assert!(after < 0.9 * found.loss, "{after} {}", found.loss);
+}
+
+/// Digits as a few-shot set, where Omniglot is not there.
+fn few_shot_set() -> (Omniglot, usize) {
+    match Omniglot::find().and_then(|path| Omniglot::load(&path, 14)) {
+        Ok(set) => (set, 100),
+        Err(error) => {
+            println!("{error}; the digits are used instead");
+            let digits = Digits::load();
+            let classes = (0..10).map(|digit| format!("digit/{digit}")).collect();
+            (Omniglot { pixels: digits.pixels, side: 8, labels: digits.labels, classes }, 5)
+        }
+    }
+}
+
+/// 5-way 1-shot on characters never met in training, by a start that learned on others.
+#[test]
+fn a_learned_start_tells_new_characters_apart() {
+    let (set, known) = few_shot_set();
+    let (train, test) = (set.keep(|class| class < known), set.keep(|class| class >= known));
+    let (of_train, of_test) = (train.episodes(5, 1, 5, 1).unwrap(), test.episodes(5, 1, 5, 2).unwrap());
+    let inputs = set.side * set.side;
+    let task = |set: &Omniglot, episodes: &Episodes, index: u64| {
+        let [support, query] = set.batches(&episodes.task(index), &device());
+        Batches::new(support, query)
+    };
+    let mut random = core_tensor::Random::new(3);
+    let mut layer = |from: usize, to: usize| random.normal::<2>([from, to], 0.0, (2.0 / from as f64).sqrt(), &device());
+    let theta = Tree::empty()
+        .push("w0", layer(inputs, 32))
+        .and_then(|z| z.push("w1", layer(32, 5)))
+        .and_then(|z| z.push("b0", Tensor::<1>::zeros([32], &device())))
+        .and_then(|z| z.push("b1", Tensor::<1>::zeros([5], &device())))
+        .unwrap();
+    fn logits(z: &Tree, input: &Tensor<2>) -> Tensor<2> {
+        let layer = |x: Tensor<2>, i: usize| {
+            let bias = z.get::<1>(&format!("b{i}")).unwrap().unsqueeze_dim::<2>(0);
+            x.matmul(z.get::<2>(&format!("w{i}")).unwrap()) + bias
+        };
+        layer(burn::tensor::activation::relu(layer(input.clone(), 0)), 1)
+    }
+    let loss = |_: &Tree, z: &Tree, (input, hot): &Examples| cross_entropies(logits(z, input), hot).mean();
+    let x = Tree::empty();
+    let problem = Problem::from_functions(&x, &theta, &task(&train, &of_train, 0), loss, loss).unwrap();
+    let maml = Maml::new(Sgd::new(0.4), 2).unwrap();
+    let right = |theta: &Tree| {
+        let share = (0..60).map(|index| {
+            let task = task(&test, &of_test, index);
+            let z = maml.adapt(&problem, &x, theta, &task.inner).unwrap();
+            accuracy(logits(&z, &task.outer[0].0), &task.outer[0].1)
+        });
+        share.sum::<f64>() / 60.0
+    };
+    let recorder = Recorder::new(Adam::new(3e-3));
+    let mut at = Point::start(&theta, 2);
+    let zero = Point::start(&theta.zeros_like(), 2);
+    for step in 0..1000u64 {
+        let tasks: Vec<_> = (step * 4..step * 4 + 4).map(|index| task(&train, &of_train, index)).collect();
+        let gradient = maml.gradient(&problem, &x, &at.z, &tasks).unwrap().start;
+        at = recorder.get(&x, &theta).unwrap().run(&x, &at, &gradient, &zero, step as usize).unwrap().0;
+    }
+    let (before, after) = (right(&theta), right(&at.z));
+    println!("5-way 1-shot accuracy on new classes: drawn start {before:.3}, learned start {after:.3}");
+    // Chance is a fifth.
+    assert!(after > before + 0.1 && after > 0.4, "{before} {after}");
 }

@@ -12,9 +12,8 @@ use crate::update::Update;
 /// The double loop: some inner steps from where the last ones ended, then `x ← x − γ·h` with the hypergradient of a method.
 ///
 /// With [`Implicit`](crate::Implicit) it is AID (K. Ji, J. Yang, Y. Liang, "Bilevel optimization: convergence analysis and enhanced
-/// design", 2021, arXiv:2010.07962, algorithm 1), with a Neumann series and a fresh batch a step its stochastic form (stocBiO), with one
-/// inner step and small `γ` the two time scales of TTSA; with [`Unroll`] it is ITD, whose own steps start at the `z` reached and
-/// are then kept.
+/// design", 2021, arXiv:2010.07962, algorithm 1), whose stochastic form is [`StocBio`](super::StocBio); with [`Unroll`] it is ITD, whose own steps
+/// start at the `z` reached and are then kept.
 pub struct Alternating<U, M> {
     inner: Unroll<U>,
     method: M,

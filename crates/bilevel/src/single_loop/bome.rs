@@ -2,6 +2,7 @@
 
 use core_tensor::Batch;
 
+use super::series::{fall, horizon};
 use super::{Loop, LoopState};
 use crate::error::{Result, at_least_one, positive};
 use crate::problem::{Batches, Problem};
@@ -17,9 +18,11 @@ use crate::problem::{Batches, Problem};
 /// | `inner_rate` | > 0 | of these steps |
 /// | `rate` `ξ` | > 0 | of `x` and `z` |
 /// | `eta` `η` | > 0 | how fast the gap has to fall |
+/// | `horizon` `m` | ∞, > 0 | `ξ_k = ξ(1 + k/m)^{−1/2}`; ∞ keeps it constant |
 ///
-/// It comes near a solution, to a distance that `T`, `ξ` and `η` set, rather than to it (test `bome_comes_near_the_solution`: to a tenth of the
-/// hypergradient). Cost a step: `T + 3` gradients. M. Ye et al., "BOME! Bilevel optimization made easy: a simple first-order approach", 2022
+/// At a constant `ξ` it stalls: the multiplier is about `‖∇f‖/‖∇q‖`, which a step can only follow while `ξλ < 2/L`, so `‖∇q‖`, and with it the error,
+/// stays above a multiple of `ξ`. The paper's rate for `K` steps, `ξ = O(K^{−1/2})`, is what `horizon` does without knowing `K` (test
+/// `bome_needs_a_falling_rate`). Cost a step: `T + 3` gradients. M. Ye et al., "BOME! Bilevel optimization made easy: a simple first-order approach", 2022
 /// (arXiv:2209.08709), algorithm 1 with `φ = η‖∇q‖²`.
 #[derive(Clone, Debug)]
 pub struct Bome {
@@ -27,6 +30,7 @@ pub struct Bome {
     inner_rate: f64,
     rate: f64,
     eta: f64,
+    horizon: f64,
 }
 
 impl Bome {
@@ -41,7 +45,16 @@ impl Bome {
             inner_rate,
             rate,
             eta: positive("eta", eta)?,
+            horizon: f64::INFINITY,
         })
+    }
+
+    /// A rate that falls as `(1 + k/m)^{−1/2}`.
+    ///
+    /// # Errors
+    /// A parameter error for a horizon that is not above zero.
+    pub fn horizon(self, steps: f64) -> Result<Self> {
+        Ok(Self { horizon: horizon(steps)?, ..self })
     }
 }
 
@@ -64,8 +77,9 @@ impl<I: Batch, O: Batch> Loop<I, O> for Bome {
         let lambda = if square > 0.0 { (self.eta - product / square).max(0.0) } else { 0.0 };
         // A subnormal square can still overflow the quotient; the product with the gap would be NaN or infinite.
         let lambda = if lambda.is_finite() { lambda } else { 0.0 };
-        state.x = x.axpy(-self.rate, &f.x)?.axpy(-self.rate * lambda, &gap_x)?;
-        state.z = z.axpy(-self.rate, &f.z)?.axpy(-self.rate * lambda, &gap_z)?;
+        let rate = self.rate * fall(state.steps, self.horizon, 0.5);
+        state.x = x.axpy(-rate, &f.x)?.axpy(-rate * lambda, &gap_x)?;
+        state.z = z.axpy(-rate, &f.z)?.axpy(-rate * lambda, &gap_z)?;
         state.steps += 1;
         Ok(state)
     }

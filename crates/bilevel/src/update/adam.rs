@@ -3,10 +3,11 @@
 use burn::tensor::Tensor;
 use core_tensor::{Result, Tree};
 
-use super::{Setting, Update};
+use super::{Setting, Update, decayed};
 use crate::error::{decay, not_negative, positive};
 
-/// Adam with bias correction: `m ← β₁m + (1−β₁)∇g`, `v ← β₂v + (1−β₂)∇g²`, `z ← z − η·m̂/(√(v̂ + ε₀) + ε)`; two memories.
+/// Adam with bias correction: `m ← β₁m + (1−β₁)∇g`, `v ← β₂v + (1−β₂)∇g²`, `z ← z − η·(m̂/(√(v̂ + ε₀) + ε) + λz)`; two
+/// memories. The decoupled weight decay `λ` of AdamW (arXiv:1711.05101) is 0 unless given.
 ///
 /// | parameter | default | range | effect |
 /// |---|---|---|---|
@@ -19,6 +20,7 @@ use crate::error::{decay, not_negative, positive};
 #[derive(Clone)]
 pub struct Adam {
     rate: Setting,
+    decay: Option<Setting>,
     beta1: f64,
     beta2: f64,
     epsilon: f64,
@@ -28,7 +30,12 @@ pub struct Adam {
 impl Adam {
     /// With a learning rate and the usual decays.
     pub fn new(rate: impl Into<Setting>) -> Self {
-        Self { rate: rate.into(), beta1: 0.9, beta2: 0.999, epsilon: 1e-8, epsilon_root: 1e-16 }
+        Self { rate: rate.into(), decay: None, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, epsilon_root: 1e-16 }
+    }
+
+    /// With a decoupled weight decay `λ`: a number or a [`Setting`].
+    pub fn weight_decay(self, decay: impl Into<Setting>) -> Self {
+        Self { decay: Some(decay.into()), ..self }
     }
 
     /// Other decays.
@@ -76,6 +83,7 @@ impl Update for Adam {
             let root = (v / second.clone() + self.epsilon_root).sqrt() + self.epsilon;
             m / first.clone() / root
         })?;
+        let direction = decayed(&self.decay, x, &z, direction, step)?;
         let z = z.axpy(-1.0, &self.rate.times(x, direction, step)?)?;
         Ok((z, vec![m, v]))
     }

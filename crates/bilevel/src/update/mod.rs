@@ -240,6 +240,14 @@ impl RecordedUpdate {
     }
 }
 
+/// `gradient + λz`.
+fn decayed(decay: &Option<Setting>, x: &Tree, z: &Tree, gradient: Tree, step: &Tensor<1>) -> core_tensor::Result<Tree> {
+    match decay {
+        None => Ok(gradient),
+        Some(decay) => gradient.add(&decay.times(x, z.clone(), step)?),
+    }
+}
+
 fn number(step: usize, device: &Device, dtype: DType) -> Tensor<1> {
     Tensor::from_data(TensorData::new(vec![step as f64], [1]), (device, dtype))
 }
