@@ -9,6 +9,7 @@
 //! ```
 
 pub mod clipping;
+pub mod multitask;
 pub mod precision;
 mod toolkit;
 
@@ -20,7 +21,9 @@ use std::time::Instant;
 use burn::tensor::Device;
 use core_tensor::Random;
 
+use crate::data::Dataset;
 use crate::error::Result;
+use crate::recipe::DataRecipe;
 use crate::report::{escape, page, results, table};
 use crate::run_dir::NewFolder;
 use crate::summary::Row;
@@ -34,24 +37,33 @@ pub enum Study {
     Clipping,
     /// Low precision.
     Precision,
+    /// Multi-task learning.
+    Multitask,
 }
 
 impl Study {
     /// Every study, in the order of a report on all.
-    pub const ALL: &'static [Self] = &[Self::Clipping, Self::Precision];
+    pub const ALL: &'static [Self] = &[Self::Clipping, Self::Precision, Self::Multitask];
 
     /// Its name on the command line and in `results.json`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Clipping => "clipping",
             Self::Precision => "precision",
+            Self::Multitask => "multitask",
         }
+    }
+
+    /// Whether it runs on other images than the embedded digits too.
+    pub fn takes_data(self) -> bool {
+        self == Self::Multitask
     }
 
     fn title(self) -> &'static str {
         match self {
             Self::Clipping => "Gradient clipping",
             Self::Precision => "Low precision",
+            Self::Multitask => "Multi-task learning",
         }
     }
 
@@ -60,6 +72,7 @@ impl Study {
         match self {
             Self::Clipping => clipping::UNITS,
             Self::Precision => precision::UNITS,
+            Self::Multitask => multitask::UNITS,
         }
     }
 
@@ -67,6 +80,7 @@ impl Study {
         match self {
             Self::Clipping => clipping::run(setting),
             Self::Precision => precision::run(setting),
+            Self::Multitask => multitask::run(setting),
         }
     }
 }
@@ -78,6 +92,8 @@ pub struct Setting<'a> {
     pub device: &'a Device,
     /// Where all randomness comes from, by a fork for each experiment.
     pub random: &'a Random,
+    /// The images of studies that leave the choice ([`Study::takes_data`]).
+    pub data: &'a Dataset,
     /// To be told of each unit of work, and to ask whether to go on.
     pub progress: &'a Progress<'a>,
 }
@@ -146,13 +162,15 @@ pub struct Outcome {
     pub answers: Vec<(&'static str, String)>,
 }
 
-/// Runs studies and writes their report and numbers into a new folder; `stop`, once true, ends it without either.
+/// Runs studies and writes their report and numbers into a new folder; `stop`, once true, ends it without either. `data` is for the
+/// studies that take other images than the embedded digits.
 ///
 /// # Errors
-/// Those of the folder before anything is computed, those of the device, of an interruption and of the computation ([`Error`](crate::error::Error)). No folder
+/// Those of the folder and the data before anything is computed, those of the device, of an interruption and of the computation ([`Error`](crate::error::Error)). No folder
 /// is left then.
 pub fn run(
     studies: &[Study],
+    data: &DataRecipe,
     seed: u64,
     folder: &Path,
     stop: &AtomicBool,
@@ -160,9 +178,10 @@ pub fn run(
 ) -> Result<Outcome> {
     let clock = Instant::now();
     let new = NewFolder::begin(folder, "choose another --out")?;
+    let data = Dataset::load(data)?;
     let device = choose_device()?;
     let (random, progress) = (Random::new(seed), Progress::new(stop, observe));
-    let setting = Setting { device: &device, random: &random, progress: &progress };
+    let setting = Setting { device: &device, random: &random, data: &data, progress: &progress };
     observe(Event::Begin(studies.iter().map(|study| study.units()).sum()));
     let findings: Vec<Finding> = studies.iter().map(|study| study.run(&setting)).collect::<Result<_>>()?;
     let seconds = clock.elapsed().as_secs_f64();
