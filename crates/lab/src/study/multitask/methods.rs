@@ -38,7 +38,7 @@ pub struct Size {
 impl Size {
     pub fn of(tasks: &Tasks) -> Self {
         match tasks.train.inputs {
-            inputs if inputs > 400 => Self { widths: &[128, 64], steps: 2000 },
+            inputs if inputs > 400 => Self { widths: &[128, 64], steps: 1000 },
             _ => Self { widths: &[64, 32], steps: 600 },
         }
     }

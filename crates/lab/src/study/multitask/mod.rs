@@ -157,7 +157,7 @@ impl Results {
             false => "Not well in this run",
         };
         format!(
-            "{first}: the {} with {} numbers and {} steps has a hypervolume of {}, {} networks with {} numbers and {} steps have {}, which is {} of theirs.",
+            "{first}: the better of two learners, the {} with {} numbers and {} steps has a hypervolume of {}, {} networks with {} numbers and {} steps have {}, which is {} of theirs.",
             best.name,
             grouped(best.parameters),
             grouped(best.steps),
