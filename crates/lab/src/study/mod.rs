@@ -177,8 +177,8 @@ pub fn run(
     observe: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<Outcome> {
     let clock = Instant::now();
-    let new = NewFolder::begin(folder, "choose another --out")?;
     let data = Dataset::load(data)?;
+    let new = NewFolder::begin(folder, "choose another --out")?;
     let device = choose_device()?;
     let (random, progress) = (Random::new(seed), Progress::new(stop, observe));
     let setting = Setting { device: &device, random: &random, data: &data, progress: &progress };
