@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::error::{Error, Result};
-use crate::recipe::{Override, Recipe, one_line};
+use crate::recipe::{DataName, DataRecipe, Override, Recipe, one_line};
 use crate::run_dir;
 use crate::study::{self, Study};
 use crate::summary::{self, Ending};
@@ -53,6 +53,12 @@ struct StudyArgs {
     /// What to study.
     #[arg(value_name = "NAME")]
     name: StudyName,
+    /// Images of the study of multi-task learning.
+    #[arg(long, value_name = "NAME", default_value = "digits")]
+    data: StudyData,
+    /// Folder of MNIST's IDX files.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
     /// Folder to make [default: runs/<time>].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -69,6 +75,8 @@ enum StudyName {
     Precision,
     /// How are adversarial examples constructed? What does min-max training hold? What can be proven?
     Adversarial,
+    /// How to solve min over u, {vᵢ} of (1/M) Σ f(u, vᵢ)? Does a method beat a tuned weighted sum? One body or many?
+    Multitask,
     /// Every study, in one report.
     All,
 }
@@ -79,7 +87,41 @@ impl StudyName {
             Self::Clipping => &[Study::Clipping],
             Self::Precision => &[Study::Precision],
             Self::Adversarial => &[Study::Adversarial],
+            Self::Multitask => &[Study::Multitask],
             Self::All => Study::ALL,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StudyData {
+    /// The embedded UCI digits, 8 × 8 pixels.
+    Digits,
+    /// MNIST, 28 × 28 pixels; takes longer.
+    Mnist,
+}
+
+impl StudyArgs {
+    /// The images chosen.
+    ///
+    /// # Errors
+    /// [`Error::Value`] where nothing would be done with them.
+    fn data(&self) -> Result<DataRecipe> {
+        let wrong = |origin: &str, field: &str, value: &str, expected: &str| {
+            let [origin, field, value, expected] = [origin, field, value, expected].map(str::to_owned);
+            Err(Error::Value { origin, field, value, expected })
+        };
+        let takes = self.name.studies().iter().any(|study| study.takes_data());
+        match (self.data, &self.data_dir) {
+            (StudyData::Digits, None) => Ok(DataRecipe::default()),
+            (StudyData::Digits, Some(dir)) => wrong("--data-dir", "data.dir", dir, "--data mnist beside it"),
+            (StudyData::Mnist, _) if !takes => {
+                wrong("--data", "data.name", "mnist", "digits; other images are for multitask and all")
+            }
+            (StudyData::Mnist, dir) => {
+                let dir = dir.clone().unwrap_or_default();
+                Ok(DataRecipe { name: DataName::Mnist, dir, ..DataRecipe::default() })
+            }
         }
     }
 }
@@ -205,6 +247,7 @@ fn run(arguments: &TrainArgs) -> Result<u8> {
 }
 
 fn run_study(arguments: &StudyArgs) -> Result<u8> {
+    let data = arguments.data()?;
     let folder = arguments.out.clone().unwrap_or_else(|| run_dir::fresh_name(Path::new("runs")));
     let style = ProgressStyle::with_template("{bar:32} {percent:>3} %  {elapsed}, {eta} left  {msg}");
     let bar = ProgressBar::new(0).with_style(style.expect("a valid template"));
@@ -222,7 +265,7 @@ fn run_study(arguments: &StudyArgs) -> Result<u8> {
             bar.set_message(title.to_owned());
         }
     };
-    let outcome = study::run(arguments.name.studies(), arguments.seed, &folder, &stop, &observe);
+    let outcome = study::run(arguments.name.studies(), &data, arguments.seed, &folder, &stop, &observe);
     bar.finish_and_clear();
     let outcome = outcome?;
     let answers = outcome.answers.iter().map(|(question, answer)| format!("\n{question}\n  {answer}\n"));

@@ -110,6 +110,24 @@ impl From<adversarial::Error> for Error {
     }
 }
 
+impl From<multitask::Error> for Error {
+    fn from(error: multitask::Error) -> Self {
+        Self::Compute(match error {
+            multitask::Error::Core(error) => error,
+            other => core_tensor::Error::transform("multitask", other),
+        })
+    }
+}
+
+impl From<multitask::ModelError> for Error {
+    fn from(error: multitask::ModelError) -> Self {
+        Self::Compute(match error {
+            multitask::ModelError::Core(error) => error,
+            other => core_tensor::Error::transform("multitask", other),
+        })
+    }
+}
+
 impl Error {
     pub(crate) fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Read { path: path.to_owned(), source }

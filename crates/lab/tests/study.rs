@@ -33,6 +33,19 @@ fn what_cannot_be_is_one_line_and_leaves_nothing() {
         (&["study", "precision", "--out", "taken"], "error: taken: exists already; choose another --out"),
         (&["study", "cooking"], "error: invalid value 'cooking' for '<NAME>'"),
         (&["study"], "error: the following required arguments were not provided: <NAME>"),
+        (
+            &["study", "clipping", "--data", "mnist"],
+            "error: --data: data.name = mnist: expected digits; other images are for multitask and all",
+        ),
+        (&["study", "multitask", "--data", "letters"], "error: invalid value 'letters' for '--data <NAME>'"),
+        (
+            &["study", "multitask", "--data-dir", "here"],
+            "error: --data-dir: data.dir = here: expected --data mnist beside it",
+        ),
+        (
+            &["study", "multitask", "--data", "mnist", "--data-dir", "nowhere"],
+            "error: MNIST training images: none of nowhere/train-images-idx3-ubyte",
+        ),
         (&["study", "clipping", "--seed", "x"], "error: invalid value 'x' for '--seed <N>'"),
     ];
     for (arguments, expected) in cases {
@@ -108,9 +121,14 @@ fn every_study_answers_its_questions() {
         "How does Q influence the rate?",
         "How should Q be designed?",
         "What about momentum and adaptive methods?",
+        "How is min over u, {vᵢ} of (1/M) Σ f(u, vᵢ) solved where gradients conflict?",
+        "Does any method beat a tuned weighted sum?",
+        "Can one network hold every trade-off between the tasks?",
+        "One body u with heads vᵢ, or separate networks, and must the data be shared?",
     ];
     let mut headings = questions.to_vec();
     headings.insert(2, "In short");
+    headings.insert(7, "In short");
     headings.push("In short");
     assert_eq!(texts("h2"), headings);
     let answers: Vec<&str> = tree
@@ -125,12 +143,12 @@ fn every_study_answers_its_questions() {
     }
     // Every figure names its axes; the maps hold their image.
     let figures = tree.descendants().filter(|node| node.tag_name().name() == "figure").collect::<Vec<_>>();
-    assert_eq!(figures.len(), 11 + 17);
+    assert_eq!(figures.len(), 11 + 17 + 15);
     for figure in &figures {
         let names = figure.descendants().filter(|n| n.attribute("class").is_some_and(|c| c.starts_with("name")));
         assert!(names.count() >= 1 && !figure.descendants().any(|node| node.attribute("class") == Some("empty")));
     }
-    assert_eq!(page.matches("data:image/png;base64,").count(), 4);
+    assert_eq!(page.matches("data:image/png;base64,").count(), 4 + 16);
 
     let results: Value =
         serde_json::from_str(&fs::read_to_string(root.path().join("run/results.json")).unwrap()).unwrap();
@@ -157,7 +175,54 @@ fn every_study_answers_its_questions() {
     assert!(recovery("none") > 10.0 && recovery("ZClip") < 0.5 * recovery("none"), "{printed}");
     assert!(printed.contains("2cosh x from 8") && printed.contains("1,051 : 142"), "{printed}");
     precision(&results["studies"]["precision"], &answers[2..], &printed);
+    multitask(&results["studies"]["multitask"], &answers[6..], &printed);
     assert!(at(&results, "/seconds") > 0.0);
+}
+
+/// What the study of multi-task learning found, whatever the seed.
+fn multitask(study: &Value, answers: &[&str], printed: &str) {
+    let list = |value: &Value, path: &str| value.pointer(path).unwrap().as_array().unwrap().clone();
+    let named = |list: &[Value], name: &str| list.iter().find(|value| value["name"] == name).unwrap().clone();
+    assert_eq!(study["data"], "digits");
+    let methods = list(study, "/landscape/methods");
+    assert_eq!(methods.len(), 8);
+    let arrivals = |name: &str| {
+        let paths = list(&named(&methods, name), "/paths");
+        paths.iter().filter(|path| at(path, "/distance") < 0.1).count()
+    };
+    assert_eq!(["MGDA", "IMTL-G", "Nash-MTL"].map(arrivals), [5; 3], "{printed}");
+    assert!(arrivals("mean of losses") < 5, "{printed}");
+    let outcomes = list(study, "/methods/outcomes");
+    assert_eq!(outcomes.len(), 2 + 10);
+    for outcome in &outcomes {
+        assert_eq!((list(outcome, "/tried").len(), list(outcome, "/accuracies").len()), (9, 8));
+        for seed in list(outcome, "/accuracies") {
+            assert!(at(&seed, "/0") > 0.9 && at(&seed, "/1") > 0.9, "{printed}");
+        }
+        assert!(at(outcome, "/seconds") > 0.0 && at(outcome, "/bytes") > 0.0);
+    }
+    assert_eq!(at(&outcomes[0], "/delta_m"), 0.0);
+    let (sum, rows) = (&outcomes[1], named(&outcomes, "UPGrad"));
+    assert!(at(&rows, "/bytes") > 2.5 * at(sum, "/bytes") && at(&rows, "/conflicts") > 0.1, "{printed}");
+    let sets = list(study, "/front/sets");
+    assert_eq!(sets.len(), 3);
+    let best = sets[1..].iter().map(|set| list(set, "/hypervolumes").iter().filter_map(Value::as_f64).sum::<f64>());
+    let each: f64 = list(&sets[0], "/hypervolumes").iter().filter_map(Value::as_f64).sum();
+    assert!(each > 0.0 && best.fold(0.0, f64::max) > 0.7 * each, "{printed}");
+    let families = list(study, "/sharing/families");
+    assert_eq!(families.len(), 2);
+    for family in families {
+        let curves = list(&family, "/curves");
+        assert_eq!(curves.len(), 5);
+        for curve in &curves {
+            assert!(at(curve, "/accuracies/5/1") > at(curve, "/accuracies/0/1").max(0.85), "{printed}");
+        }
+        let numbers = |name: &str| at(&named(&curves, name), "/parameters");
+        let one = numbers("one body");
+        assert!(numbers("separate networks") > 1.5 * one, "{printed}");
+        assert!(numbers("separate, as many numbers as one body") <= one, "{printed}");
+    }
+    assert!(answers[0].contains("Nash-MTL"), "{answers:?}");
 }
 
 /// What the study of low precision found, whatever the seed.

@@ -10,6 +10,7 @@
 
 pub mod adversarial;
 pub mod clipping;
+pub mod multitask;
 pub mod precision;
 mod toolkit;
 
@@ -21,7 +22,9 @@ use std::time::Instant;
 use burn::tensor::Device;
 use core_tensor::Random;
 
+use crate::data::Dataset;
 use crate::error::Result;
+use crate::recipe::DataRecipe;
 use crate::report::{escape, page, results, table};
 use crate::run_dir::NewFolder;
 use crate::summary::Row;
@@ -37,11 +40,13 @@ pub enum Study {
     Precision,
     /// Adversarial learning.
     Adversarial,
+    /// Multi-task learning.
+    Multitask,
 }
 
 impl Study {
     /// Every study, in the order of a report on all.
-    pub const ALL: &'static [Self] = &[Self::Clipping, Self::Precision, Self::Adversarial];
+    pub const ALL: &'static [Self] = &[Self::Clipping, Self::Precision, Self::Adversarial, Self::Multitask];
 
     /// Its name on the command line and in `results.json`.
     pub fn name(self) -> &'static str {
@@ -49,7 +54,13 @@ impl Study {
             Self::Clipping => "clipping",
             Self::Precision => "precision",
             Self::Adversarial => "adversarial",
+            Self::Multitask => "multitask",
         }
+    }
+
+    /// Whether it runs on other images than the embedded digits too.
+    pub fn takes_data(self) -> bool {
+        self == Self::Multitask
     }
 
     fn title(self) -> &'static str {
@@ -57,6 +68,7 @@ impl Study {
             Self::Clipping => "Gradient clipping",
             Self::Precision => "Low precision",
             Self::Adversarial => "Adversarial learning",
+            Self::Multitask => "Multi-task learning",
         }
     }
 
@@ -66,6 +78,7 @@ impl Study {
             Self::Clipping => clipping::UNITS,
             Self::Precision => precision::UNITS,
             Self::Adversarial => adversarial::UNITS,
+            Self::Multitask => multitask::UNITS,
         }
     }
 
@@ -74,6 +87,7 @@ impl Study {
             Self::Clipping => clipping::run(setting),
             Self::Precision => precision::run(setting),
             Self::Adversarial => adversarial::run(setting),
+            Self::Multitask => multitask::run(setting),
         }
     }
 }
@@ -85,6 +99,8 @@ pub struct Setting<'a> {
     pub device: &'a Device,
     /// Where all randomness comes from, by a fork for each experiment.
     pub random: &'a Random,
+    /// The images of studies that leave the choice ([`Study::takes_data`]).
+    pub data: &'a Dataset,
     /// To be told of each unit of work, and to ask whether to go on.
     pub progress: &'a Progress<'a>,
 }
@@ -153,23 +169,26 @@ pub struct Outcome {
     pub answers: Vec<(&'static str, String)>,
 }
 
-/// Runs studies and writes their report and numbers into a new folder; `stop`, once true, ends it without either.
+/// Runs studies and writes their report and numbers into a new folder; `stop`, once true, ends it without either. `data` is for the
+/// studies that take other images than the embedded digits.
 ///
 /// # Errors
-/// Those of the folder before anything is computed, those of the device, of an interruption and of the computation ([`Error`](crate::error::Error)). No folder
+/// Those of the folder and the data before anything is computed, those of the device, of an interruption and of the computation ([`Error`](crate::error::Error)). No folder
 /// is left then.
 pub fn run(
     studies: &[Study],
+    data: &DataRecipe,
     seed: u64,
     folder: &Path,
     stop: &AtomicBool,
     observe: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<Outcome> {
     let clock = Instant::now();
+    let data = Dataset::load(data)?;
     let new = NewFolder::begin(folder, "choose another --out")?;
     let device = choose_device()?;
     let (random, progress) = (Random::new(seed), Progress::new(stop, observe));
-    let setting = Setting { device: &device, random: &random, progress: &progress };
+    let setting = Setting { device: &device, random: &random, data: &data, progress: &progress };
     observe(Event::Begin(studies.iter().map(|study| study.units()).sum()));
     let findings: Vec<Finding> = studies.iter().map(|study| study.run(&setting)).collect::<Result<_>>()?;
     let seconds = clock.elapsed().as_secs_f64();

@@ -16,7 +16,8 @@ use crate::{Gramian, GramianAggregator, Method, Result};
 /// |---|---|---|---|
 /// | `alpha` | none; 1 to 2 in the paper | `> 0` | fairness: 1 proportional, 2 minimal delay, large max-min |
 ///
-/// Newton's method on a convex function to an error of `10⁻¹²`. A row of zeros takes no part. Guarantees (`laws`): `w
+/// Newton's method on a convex function to an error of `10⁻¹²` or, of nearly opposite gradients, to what rounding leaves of
+/// their difference. A row of zeros takes no part. Guarantees (`laws`): `w
 /// > 0`,
 /// the equations hold, permutation equivariant; `α = 1` is [`NashMtl`](crate::NashMtl).
 ///
@@ -61,7 +62,7 @@ impl GramianAggregator for FairGrad {
         let mut weights = vec![0.0; gramian.size()];
         let (rows, g) = gramian.without_zeros();
         let solution = power_equations(&g, p);
-        if solution.unbounded || !(solution.residual < 1e-9) {
+        if !solution.solved() {
             let reason = match solution.unbounded {
                 true => "the gradients are Pareto stationary, no step is progress for all",
                 false => "Newton's method did not converge",

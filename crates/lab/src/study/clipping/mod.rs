@@ -228,6 +228,8 @@ pub(crate) mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
+    use crate::data::Dataset;
+    use crate::recipe::DataRecipe;
     use crate::study::{Event, Progress};
     use burn::tensor::Device;
     use core_tensor::Random;
@@ -236,7 +238,9 @@ pub(crate) mod tests {
     pub fn with_setting<T>(seed: u64, experiment: impl Fn(&Setting<'_>) -> Result<T>) -> T {
         let (stop, observe) = (AtomicBool::new(false), |_: Event<'_>| ());
         let progress = Progress::new(&stop, &observe);
-        let setting = Setting { device: &Device::flex(), random: &Random::new(seed), progress: &progress };
+        let data = Dataset::load(&DataRecipe::default()).unwrap();
+        let random = Random::new(seed);
+        let setting = Setting { device: &Device::flex(), random: &random, data: &data, progress: &progress };
         experiment(&setting).unwrap()
     }
 }
