@@ -121,6 +121,9 @@ fn every_study_answers_its_questions() {
         "How does Q influence the rate?",
         "How should Q be designed?",
         "What about momentum and adaptive methods?",
+        "How are adversarial examples constructed?",
+        "What does min-max training hold?",
+        "What can be proven?",
         "How is min over u, {vᵢ} of (1/M) Σ f(u, vᵢ) solved where gradients conflict?",
         "Does any method beat a tuned weighted sum?",
         "Can one network hold every trade-off between the tasks?",
@@ -129,6 +132,7 @@ fn every_study_answers_its_questions() {
     let mut headings = questions.to_vec();
     headings.insert(2, "In short");
     headings.insert(7, "In short");
+    headings.insert(11, "In short");
     headings.push("In short");
     assert_eq!(texts("h2"), headings);
     let answers: Vec<&str> = tree
@@ -143,12 +147,12 @@ fn every_study_answers_its_questions() {
     }
     // Every figure names its axes; the maps hold their image.
     let figures = tree.descendants().filter(|node| node.tag_name().name() == "figure").collect::<Vec<_>>();
-    assert_eq!(figures.len(), 11 + 17 + 15);
+    assert_eq!(figures.len(), 11 + 17 + 5 + 15);
     for figure in &figures {
         let names = figure.descendants().filter(|n| n.attribute("class").is_some_and(|c| c.starts_with("name")));
         assert!(names.count() >= 1 && !figure.descendants().any(|node| node.attribute("class") == Some("empty")));
     }
-    assert_eq!(page.matches("data:image/png;base64,").count(), 4 + 16);
+    assert_eq!(page.matches("data:image/png;base64,").count(), 4 + 18 + 16);
 
     let results: Value =
         serde_json::from_str(&fs::read_to_string(root.path().join("run/results.json")).unwrap()).unwrap();
@@ -175,7 +179,8 @@ fn every_study_answers_its_questions() {
     assert!(recovery("none") > 10.0 && recovery("ZClip") < 0.5 * recovery("none"), "{printed}");
     assert!(printed.contains("2cosh x from 8") && printed.contains("1,051 : 142"), "{printed}");
     precision(&results["studies"]["precision"], &answers[2..], &printed);
-    multitask(&results["studies"]["multitask"], &answers[6..], &printed);
+    adversarial(&results["studies"]["adversarial"], &answers[6..9], &printed);
+    multitask(&results["studies"]["multitask"], &answers[9..], &printed);
     assert!(at(&results, "/seconds") > 0.0);
 }
 
@@ -223,6 +228,34 @@ fn multitask(study: &Value, answers: &[&str], printed: &str) {
         assert!(numbers("separate, as many numbers as one body") <= one, "{printed}");
     }
     assert!(answers[0].contains("Nash-MTL"), "{answers:?}");
+}
+
+/// What the study of adversarial learning found, whatever the seed.
+fn adversarial(study: &Value, answers: &[&str], printed: &str) {
+    assert!(at(study, "/examples/median_distance") < 0.25, "{printed}");
+    let networks = study["training"]["networks"].as_array().unwrap();
+    let of = |name: &str, what: &str| at(networks.iter().find(|network| network["name"] == name).unwrap(), what);
+    for name in ["Fast", "PGD-7", "TRADES"] {
+        assert!(of(name, "/ensemble") > of("standard", "/ensemble") + 0.15, "{name}: {printed}");
+        assert!(of(name, "/clean") > 0.9, "{name}: {printed}");
+    }
+    let gradients =
+        ["standard", "Fast", "Free, 4 replays", "PGD-7", "TRADES"].map(|name| of(name, "/gradients_a_step"));
+    assert_eq!(gradients, [1.0, 2.0, 1.0, 8.0, 9.0]);
+    let curve = |network: usize, at: usize| study["falling"]["networks"][network]["accuracies"][at].as_f64().unwrap();
+    for network in 0..2 {
+        assert!((1..8).all(|i| curve(network, i) <= curve(network, i - 1)), "{printed}");
+    }
+    // Proven by intervals, proven by CROWN, not broken, at the study's radius.
+    let shares = |network: usize| {
+        ["ibp", "crown", "attacked"].map(|what| at(study, &format!("/certificates/networks/{network}/{what}/4")))
+    };
+    for network in 0..3 {
+        let [ibp, crown, attacked] = shares(network);
+        assert!(ibp <= crown && crown <= attacked, "{printed}");
+    }
+    assert!(shares(2)[1] > shares(0)[1] + 0.2, "{printed}");
+    assert!(answers[1].starts_with("Most of what") && answers[2].starts_with("No attack shows"), "{answers:?}");
 }
 
 /// What the study of low precision found, whatever the seed.

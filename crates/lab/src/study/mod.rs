@@ -60,7 +60,7 @@ impl Study {
 
     /// Whether it runs on other images than the embedded digits too.
     pub fn takes_data(self) -> bool {
-        self == Self::Multitask
+        matches!(self, Self::Adversarial | Self::Multitask)
     }
 
     fn title(self) -> &'static str {

@@ -1,14 +1,14 @@
 //! What is proven: bounds through networks against what attacks find, and smoothing.
 
+use adversarial::Classifier as _;
 use adversarial::{Apgd, CertifiedTraining, Evaluation, Method, RampUp, Smoothing, Verifier};
-use adversarial::{Classifier as _, Norm, Threat};
 use burn::module::Module;
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::Serialize;
 
 use super::training::Network;
-use super::{EPSILON, attacked, percent, recorded, threat};
+use super::{attacked, epsilon, percent, recorded, threat};
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::model::{Classifier, batch};
@@ -22,8 +22,10 @@ const BATCH: usize = 64;
 const RATE: f64 = 2e-3;
 /// Test images that are certified.
 const IMAGES: usize = 60;
-/// Radii in `Linf`.
-const RADII: [f64; 6] = [0.01, 0.03, 0.05, 0.1, EPSILON, 0.2];
+/// Radii in `Linf`, as multiples of the study's; the last but one is that.
+const FACTORS: [f64; 6] = [0.0625, 0.25, 0.5, 0.75, 1.0, 1.25];
+/// Where the study's radius is.
+const AT: usize = 4;
 /// Noise of smoothing, as a share of full ink a pixel.
 const SIGMA: f64 = 0.25;
 const DRAWS: usize = 1000;
@@ -64,7 +66,7 @@ pub fn run(data: &Dataset, networks: &[Network], setting: &Setting<'_>) -> Resul
     }
     let smoothed = smooth(&networks[3].model, data, setting)?;
     setting.progress.unit()?;
-    Ok(Certificates { radii: RADII.to_vec(), networks: proven, smoothed })
+    Ok(Certificates { radii: FACTORS.map(|factor| factor * epsilon(data)).to_vec(), networks: proven, smoothed })
 }
 
 /// Trains for bounds: interval bound propagation with a radius that grows.
@@ -75,7 +77,7 @@ fn train(data: &Dataset, setting: &Setting<'_>) -> Result<Classifier> {
     let mut optimizer: ModuleOptimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(1e-4).init();
     let mut order = setting.random.fork("certified order");
     let mut queue = Vec::new();
-    let ramp = RampUp::new(EPSILON, STEPS * 2 / 3)?.warm_up(STEPS / 10);
+    let ramp = RampUp::new(epsilon(data), STEPS * 2 / 3)?.warm_up(STEPS / 10);
     let mut program = None;
     for step in 0..STEPS {
         if queue.len() < BATCH {
@@ -89,7 +91,7 @@ fn train(data: &Dataset, setting: &Setting<'_>) -> Result<Classifier> {
                 program.insert(CertifiedTraining::record(&model, &images, |model: &Classifier, x| model.forward(x))?)
             }
         };
-        let out = program.loss(&model, &images, &labels, &threat()?, ramp.at(step))?;
+        let out = program.loss(&model, &images, &labels, &threat(epsilon(data))?, ramp.at(step))?;
         let gradients = GradientsParams::from_grads(out.loss.backward(), &model);
         let rate = RATE * (1.0 - step as f64 / STEPS as f64);
         model = optimizer.step(rate, model, gradients);
@@ -105,8 +107,8 @@ fn prove(name: &str, model: &Classifier, data: &Dataset, setting: &Setting<'_>) 
     let numbers: Vec<i64> = labels.iter().map(|label| *label as i64).collect();
     let classes = Tensor::<1, Int>::from_data(TensorData::new(numbers, [labels.len()]), setting.device);
     let mut proven = Proven { name: name.into(), ibp: Vec::new(), crown: Vec::new(), attacked: Vec::new() };
-    for radius in RADII {
-        let threat = Threat::new(Norm::Linf, radius)?;
+    for factor in FACTORS {
+        let threat = threat(factor * epsilon(data))?;
         let ibp = verifier.margins(Method::Ibp, &images, &classes, &threat)?;
         let crown = verifier.margins(Method::CrownIbp, &images, &classes, &threat)?;
         let evaluation = Evaluation::new(threat).attack(Apgd::new().steps(50)).attack(Apgd::targeted(9).steps(30));
@@ -132,32 +134,28 @@ fn smooth(model: &Classifier, data: &Dataset, setting: &Setting<'_>) -> Result<V
 }
 
 impl Certificates {
-    fn at(&self, radius: f64) -> usize {
-        self.radii.iter().position(|other| *other == radius).expect("one of them")
-    }
-
     pub fn row(&self) -> Option<Row> {
-        let at = self.at(EPSILON);
+        let (at, epsilon) = (AT, self.radii[AT]);
         let bounds = self.networks.last()?;
         Some(Row {
-            label: format!("trained for bounds: proven, attacked at {EPSILON}").into(),
+            label: format!("trained for bounds: proven, attacked at {epsilon}").into(),
             value: format!("{}, {}", percent(bounds.crown[at]), percent(bounds.attacked[at])),
             note: "nothing proven was broken".into(),
         })
     }
 
     pub fn answer(&self) -> String {
-        let at = self.at(EPSILON);
+        let (at, epsilon) = (AT, self.radii[AT]);
         let [standard, _, bounds] = &self.networks[..] else { unreachable!("three networks") };
         let (radius, smoothed) = self.smoothed[2];
         format!(
-            "No attack shows that a network holds, but bounds do: of the network trained for them {} of the images are proven at {EPSILON}, and attacks \
-             leave {}; of the one trained as usual {} are proven at {} and {} at {EPSILON}. Smoothing proves {} at {radius} in L2 without bounds. \
+            "No attack shows that a network holds, but bounds do: of the network trained for them {} of the images are proven at {epsilon}, and attacks \
+             leave {}; of the one trained as usual {} are proven at {} and {} at {epsilon}. Smoothing proves {} at {radius} in L2 without bounds. \
              Nothing proven was broken.",
             percent(bounds.crown[at]),
             percent(bounds.attacked[at]),
             percent(standard.crown[0]),
-            self.radii[0],
+            fixed(self.radii[0], 4),
             percent(standard.crown[at]),
             percent(smoothed)
         )
@@ -179,7 +177,7 @@ impl Certificates {
         let bounds = Plot {
             title: "Proven and not broken",
             x_axis: "radius in Linf, ink of a pixel from 0 to 1",
-            x_range: (0.0, RADII[RADII.len() - 1]),
+            x_range: (0.0, self.radii[FACTORS.len() - 1]),
             y_axis: "test images, %",
             logarithmic: false,
             lines,
@@ -197,7 +195,7 @@ impl Certificates {
             )],
         };
         let rows = self.radii.iter().enumerate().map(|(i, radius)| {
-            let mut row = vec![fixed(*radius, 2)];
+            let mut row = vec![fixed(*radius, 4)];
             for network in &self.networks {
                 row.extend([network.ibp[i], network.crown[i], network.attacked[i]].map(percent));
             }

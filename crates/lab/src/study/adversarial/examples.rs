@@ -8,7 +8,7 @@ use burn::tensor::activation::softmax;
 use serde::Serialize;
 
 use super::training::Network;
-use super::{EPSILON, attacked, percent, recorded, threat};
+use super::{attacked, epsilon, percent, recorded, threat};
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::report::image::{colour_address, png_address};
@@ -40,6 +40,8 @@ pub struct Example {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Examples {
+    #[serde(skip)]
+    epsilon: f64,
     /// Median over the images of the distance to the nearest misclassified one found.
     pub median_distance: f64,
     pub gradients_an_image: f64,
@@ -51,11 +53,16 @@ pub struct Examples {
 pub fn run(data: &Dataset, networks: &[Network], setting: &Setting<'_>) -> Result<Examples> {
     let classifier = recorded(&networks[0].model, &data.test)?;
     let (images, labels) = attacked(&data.test, IMAGES, setting.device);
-    let found: Attacked<4> =
-        Fmn::new().steps(100).nearest(&classifier, threat()?, images.clone(), &Goals::untargeted(&labels))?;
+    let found: Attacked<4> = Fmn::new().steps(100).nearest(
+        &classifier,
+        threat(epsilon(data))?,
+        images.clone(),
+        &Goals::untargeted(&labels),
+    )?;
     // The pictures are of the worst inside the study's threat, which networks are sure of; the nearest lie on a boundary.
     let goals = Goals::untargeted(&labels);
-    let worst = Engine::new().run(&Apgd::new(), &classifier, threat()?, Search::Worst, images.clone(), &goals)?;
+    let worst =
+        Engine::new().run(&Apgd::new(), &classifier, threat(epsilon(data))?, Search::Worst, images.clone(), &goals)?;
     setting.progress.unit()?;
     let width = data.test.width;
     let rows = |x: &Tensor<4>| -> Vec<Vec<f32>> {
@@ -84,6 +91,7 @@ pub fn run(data: &Dataset, networks: &[Network], setting: &Setting<'_>) -> Resul
     }
     let reached = found.outcomes.iter().filter(|outcome| outcome.reached());
     Ok(Examples {
+        epsilon: epsilon(data),
         median_distance: median(reached.map(|outcome| outcome.distance)),
         gradients_an_image: found.gradients() as f64 / labels.len() as f64,
         drawn,
@@ -113,9 +121,10 @@ impl Examples {
         Part {
             title: "A digit, a perturbation, another digit",
             text: format!(
-                "What APGD makes of the first test images within {EPSILON} of full ink a pixel. Red is ink added, blue ink taken away, both \
+                "What APGD makes of the first test images within {} of full ink a pixel. Red is ink added, blue ink taken away, both \
                  five times as strong as they are. The network is the one trained as usual. For the distance to the nearest \
                  misclassified image FMN took {} gradients each for the first {IMAGES}.",
+                self.epsilon,
                 fixed(self.gradients_an_image, 1)
             ),
             figures: vec![self.figure()],

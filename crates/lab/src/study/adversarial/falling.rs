@@ -4,14 +4,14 @@ use adversarial::{Apgd, Evaluation, Pgd};
 use serde::Serialize;
 
 use super::training::Network;
-use super::{EPSILON, attacked, percent, recorded, threat};
+use super::{attacked, epsilon, percent, recorded, threat};
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::report::plot::{Line, Plot, fixed};
 use crate::study::{Part, Setting};
 
-/// Radii in `Linf`.
-const RADII: [f64; 8] = [0.0, 0.02, 0.05, 0.1, EPSILON, 0.2, 0.3, 0.4];
+/// Radii, as multiples of the study's.
+const FACTORS: [f64; 8] = [0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0];
 /// Which networks of [`super::training`]: as usual, and PGD.
 const SHOWN: [usize; 2] = [0, 3];
 const IMAGES: usize = 150;
@@ -20,7 +20,7 @@ pub const UNITS: u64 = SHOWN.len() as u64;
 
 /// Where the study's radius is.
 pub fn at_epsilon() -> usize {
-    RADII.iter().position(|radius| *radius == EPSILON).expect("one of them")
+    FACTORS.iter().position(|factor| *factor == 1.0).expect("one of them")
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -38,21 +38,22 @@ pub struct Falling {
 
 pub fn run(data: &Dataset, networks: &[Network], setting: &Setting<'_>) -> Result<Falling> {
     let (images, labels) = attacked(&data.test, IMAGES, setting.device);
+    let radii = FACTORS.map(|factor| factor * epsilon(data));
     let mut curves = Vec::new();
     for index in SHOWN {
         let network = &networks[index];
         let classifier = recorded(&network.model, &data.test)?;
-        let report = Evaluation::new(threat()?)
+        let report = Evaluation::new(threat(epsilon(data))?)
             .attack(Pgd::new().steps(20))
             .attack(Apgd::new())
             .attack(Apgd::targeted(4).steps(50))
-            .radii(RADII)
+            .radii(radii)
             .run(&classifier, images.clone(), &labels, None)?;
         setting.progress.unit()?;
         let accuracies = report.curve.iter().map(|(_, share)| share.value().unwrap_or(f64::NAN)).collect();
         curves.push(Curve { name: network.name.into(), accuracies });
     }
-    Ok(Falling { radii: RADII.to_vec(), networks: curves })
+    Ok(Falling { radii: radii.to_vec(), networks: curves })
 }
 
 impl Falling {
@@ -65,7 +66,7 @@ impl Falling {
         let plot = Plot {
             title: "Accuracy against the radius",
             x_axis: "radius in Linf, ink of a pixel from 0 to 1",
-            x_range: (0.0, RADII[RADII.len() - 1]),
+            x_range: (0.0, self.radii[FACTORS.len() - 1]),
             y_axis: "images that no attack breaks, %",
             logarithmic: false,
             lines: self.networks.iter().zip(classes).map(|(curve, class)| line(curve, class)).collect(),
@@ -73,7 +74,7 @@ impl Falling {
         let mut head = vec!["radius"];
         head.extend(["trained as usual", "trained against PGD-7"]);
         let rows = self.radii.iter().enumerate().map(|(i, radius)| {
-            let mut row = vec![fixed(*radius, 2)];
+            let mut row = vec![fixed(*radius, 3)];
             row.extend(self.networks.iter().map(|curve| percent(curve.accuracies[i])));
             row
         });

@@ -12,7 +12,6 @@ use serde::Serialize;
 use crate::data::{Dataset, Images};
 use crate::error::Result;
 use crate::model::{Classifier, batch};
-use crate::recipe::DataRecipe;
 use crate::report::plot::fixed;
 use crate::study::{Chapter, Finding, Setting};
 use crate::summary::Row;
@@ -20,14 +19,14 @@ use crate::summary::Row;
 /// Units of work of all experiments.
 pub const UNITS: u64 = training::UNITS + examples::UNITS + falling::UNITS + certificates::UNITS;
 
-/// The radius of the threat in `Linf`, as a share of full ink.
-const EPSILON: f64 = 0.15;
 /// Test images that are attacked.
 const ATTACKED: usize = 200;
 
 /// Every number of the study.
 #[derive(Clone, Debug, Serialize)]
 struct Results {
+    /// The radius of the threat.
+    epsilon: f64,
     examples: examples::Examples,
     falling: falling::Falling,
     training: training::Training,
@@ -40,14 +39,15 @@ struct Results {
 /// Those of the computation, and [`Error::Interrupted`](crate::error::Error::Interrupted).
 pub fn run(setting: &Setting<'_>) -> Result<Finding> {
     let progress = setting.progress;
-    let data = Dataset::load(&DataRecipe::default())?;
-    let networks = progress.experiment("robust training", || training::networks(&data, setting))?;
+    let data = setting.data;
+    let networks = progress.experiment("robust training", || training::networks(data, setting))?;
     let found = Results {
-        examples: progress.experiment("adversarial digits", || examples::run(&data, &networks, setting))?,
-        falling: progress.experiment("accuracy against the radius", || falling::run(&data, &networks, setting))?,
+        epsilon: epsilon(data),
+        examples: progress.experiment("adversarial digits", || examples::run(data, &networks, setting))?,
+        falling: progress.experiment("accuracy against the radius", || falling::run(data, &networks, setting))?,
         training: progress
-            .experiment("every network under every attack", || training::run(&data, &networks, setting))?,
-        certificates: progress.experiment("certificates", || certificates::run(&data, &networks, setting))?,
+            .experiment("every network under every attack", || training::run(data, &networks, setting))?,
+        certificates: progress.experiment("certificates", || certificates::run(data, &networks, setting))?,
     };
     Ok(Finding {
         results: serde_json::to_value(&found).expect("plain data"),
@@ -77,9 +77,10 @@ impl Results {
         let standard = &self.falling.networks[0];
         let [clean, at] = [0, falling::at_epsilon()].map(|i| percent(standard.accuracies[i]));
         format!(
-            "By climbing the loss in the image instead of descending it in the weights: within {EPSILON} of full ink a pixel, changes that \
+            "By climbing the loss in the image instead of descending it in the weights: within {} of full ink a pixel, changes that \
              leave every digit readable take the network trained as usual from {clean} to {at}; its median image is \
              misclassified at a distance of {}.",
+            self.epsilon,
             fixed(self.examples.median_distance, 3)
         )
     }
@@ -107,8 +108,13 @@ fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
 }
 
-fn threat() -> Result<Threat> {
-    Ok(Threat::new(Norm::Linf, EPSILON)?)
+/// The radius in `Linf`, as a share of full ink: the usual one of MNIST, and half of it for images of 8 × 8.
+fn epsilon(data: &Dataset) -> f64 {
+    if data.test.width < 28 { 0.15 } else { 0.3 }
+}
+
+fn threat(epsilon: f64) -> Result<Threat> {
+    Ok(Threat::new(Norm::Linf, epsilon)?)
 }
 
 /// The first test images as ink between 0 and 1, `[examples, 1, height, width]`, and their labels.

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use adversarial::Threat;
 use adversarial::training::{
     FastTraining, FreeTraining, PgdTraining, RobustProgram, RobustTraining, StandardTraining, TradesTraining,
 };
@@ -11,7 +12,7 @@ use burn::tensor::Device;
 use core_tensor::Random;
 use serde::Serialize;
 
-use super::{ATTACKED, EPSILON, attacked, attacks, percent, recorded, threat};
+use super::{ATTACKED, attacked, attacks, epsilon, percent, recorded, threat};
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::model::{Classifier, batch};
@@ -27,14 +28,14 @@ const RATE: f64 = 2e-3;
 const INNER_STEPS: usize = 7;
 
 /// How a network is trained: its name and the method.
-type Method = (&'static str, fn() -> Result<Box<dyn RobustTraining<Classifier, 4>>>);
+type Method = (&'static str, fn(Threat) -> Result<Box<dyn RobustTraining<Classifier, 4>>>);
 
 const METHODS: [Method; 5] = [
-    ("standard", || Ok(Box::new(StandardTraining::new()))),
-    ("Fast", || Ok(Box::new(FastTraining::new(threat()?)?))),
-    ("Free, 4 replays", || Ok(Box::new(FreeTraining::new(threat()?)?.replays(4)?))),
-    ("PGD-7", || Ok(Box::new(PgdTraining::new(threat()?)?.steps(INNER_STEPS)?))),
-    ("TRADES", || Ok(Box::new(TradesTraining::new(threat()?, 6.0)?.steps(INNER_STEPS)?))),
+    ("standard", |_| Ok(Box::new(StandardTraining::new()))),
+    ("Fast", |threat| Ok(Box::new(FastTraining::new(threat)?))),
+    ("Free, 4 replays", |threat| Ok(Box::new(FreeTraining::new(threat)?.replays(4)?))),
+    ("PGD-7", |threat| Ok(Box::new(PgdTraining::new(threat)?.steps(INNER_STEPS)?))),
+    ("TRADES", |threat| Ok(Box::new(TradesTraining::new(threat, 6.0)?.steps(INNER_STEPS)?))),
 ];
 
 pub const UNITS: u64 = 2 * METHODS.len() as u64;
@@ -67,6 +68,7 @@ pub struct Robustness {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Training {
+    pub epsilon: f64,
     /// The one trained as usual first.
     pub networks: Vec<Robustness>,
 }
@@ -74,7 +76,7 @@ pub struct Training {
 /// Trains every network from the same weights on the same batches.
 pub fn networks(data: &Dataset, setting: &Setting<'_>) -> Result<Vec<Network>> {
     parallel(&METHODS, |(name, method)| {
-        let network = train(name, method()?.as_mut(), data, setting.random, setting.device)?;
+        let network = train(name, method(threat(epsilon(data))?)?.as_mut(), data, setting.random, setting.device)?;
         setting.progress.unit()?;
         Ok(network)
     })
@@ -119,7 +121,12 @@ pub fn run(data: &Dataset, networks: &[Network], setting: &Setting<'_>) -> Resul
     let (images, labels) = attacked(&data.test, ATTACKED, setting.device);
     let mut result = Vec::new();
     for network in networks {
-        let report = attacks(threat()?).run(&recorded(&network.model, &data.test)?, images.clone(), &labels, None)?;
+        let report = attacks(threat(epsilon(data))?).run(
+            &recorded(&network.model, &data.test)?,
+            images.clone(),
+            &labels,
+            None,
+        )?;
         setting.progress.unit()?;
         let share = |share: adversarial::Share| share.value().unwrap_or(f64::NAN);
         result.push(Robustness {
@@ -132,7 +139,7 @@ pub fn run(data: &Dataset, networks: &[Network], setting: &Setting<'_>) -> Resul
             interval: (report.ensemble.low, report.ensemble.high),
         });
     }
-    Ok(Training { networks: result })
+    Ok(Training { epsilon: epsilon(data), networks: result })
 }
 
 impl Training {
@@ -146,8 +153,9 @@ impl Training {
             false => "In this run not much",
         };
         format!(
-            "{start}: at {EPSILON} the best, {}, keeps {} under all attacks for {} clean, the network trained as usual {} for {}; it costs \
+            "{start}: at {} the best, {}, keeps {} under all attacks for {} clean, the network trained as usual {} for {}; it costs \
              {} gradients a step instead of {}, and Fast training {} for {}.",
+            self.epsilon,
             best.name,
             percent(best.ensemble),
             percent(best.clean),
@@ -191,9 +199,10 @@ impl Training {
         Part {
             title: "Every network under every attack",
             text: format!(
-                "The same network from the same weights, {STEPS} steps of AdamW on batches of {BATCH} embedded digits, against an \
-                 adversary in Linf with radius {EPSILON} (of ink from 0 to 1); PGD and TRADES take {INNER_STEPS} inner steps. Accuracies are of \
+                "The same network from the same weights, {STEPS} steps of AdamW on batches of {BATCH} images, against an \
+                 adversary in Linf with radius {} (of ink from 0 to 1); PGD and TRADES take {INNER_STEPS} inner steps. Accuracies are of \
                  the first {ATTACKED} test images, each attacked by each attack; seconds are of the training, two networks at a time.",
+                self.epsilon
             ),
             figures: vec![bars.html()],
             table: (head, rows.collect()),
