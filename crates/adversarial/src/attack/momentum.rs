@@ -54,7 +54,7 @@ use crate::loss::Objective;
 /// ```
 /// use adversarial::{Attack, Goals, MiFgsm, Norm, Recorded, Threat};
 /// use burn::nn::LinearConfig;
-/// use burn::tensor::Tensor;
+/// use burn::tensor::{Device, Tensor};
 ///
 /// let device = Device::flex();
 /// let model = LinearConfig::new(16, 3).init(&device);

@@ -89,7 +89,10 @@ impl<const D: usize> Ball<D> {
             host::read(&g, |g| {
                 host::read(&low_end, |low| {
                     host::read(&high_end, |high| match (g, low, high) {
-                        (Slice::F32(g), Slice::F32(low), Slice::F32(high)) => Some(step(g, low, high)),
+                        (Slice::F32(g), Slice::F32(low), Slice::F32(high)) => {
+                            step(g, low, high);
+                            Some(())
+                        }
                         _ => None,
                     })
                 })

@@ -30,7 +30,7 @@ const FLOOR: f64 = 1e-4;
 /// | [`mode`](Self::mode) | evaluation | | how the model behaves while it is attacked |
 /// | [`seed`](Self::seed) | 0 | | random starts and dropout |
 ///
-/// Guarantees: inside ball and box (`every_point_is_inside`); the loss is the formula's (`the_loss_of_mart_by_hand`).
+/// Guarantees: inside ball and box (`every_point_is_inside`); the loss is the formula's (`the_losses_by_hand`).
 ///
 /// Cost: `k + 2` gradient evaluations; the last two are clean and adversarial inputs through one program.
 ///
