@@ -223,12 +223,12 @@ fn walk<S: ParetoSet<Network> + Sync + 'static>(
     let program = Program::record_first_order(&set, &first, |set: &S, (batch, share): &(Batch, Tensor<1>)| {
         set.scalarised(share.clone(), batch)
     });
-    let program = program.map_err(core_tensor::Error::from)?;
+    let program = program?;
     let mut trainer = Chain::new().before(adam().init());
     for step in 0..steps {
         let rate = rate * (1.0 - step as f64 / steps as f64);
         let gradient = program.value_and_grad(&Tree::from_module(&set), &next(&mut shares)?);
-        let gradient = gradient.map_err(core_tensor::Error::from)?.gradient;
+        let gradient = gradient?.gradient;
         set = trainer.step_grads(rate, set, gradient, None).map_err(core_tensor::Error::from)?.into_model();
     }
     let set = set.valid();
