@@ -337,7 +337,8 @@ mod tests {
         let field = problem(&a, 1.0);
         let rates = Rates::new(0.2, 0.25).unwrap();
         let (mut optimistic, start) = (Optimistic::new(rates), (tree(&[3.0, -2.0]), tree(&[1.0, 4.0])));
-        let mut steps: [Box<dyn FnMut(Tree, Tree) -> Result<(Tree, Tree)> + '_>; 4] = [
+        type Step<'a> = Box<dyn FnMut(Tree, Tree) -> Result<(Tree, Tree)> + 'a>;
+        let mut steps: [Step<'_>; 4] = [
             Box::new(|x, y| gradient_descent_ascent(x, y, rates, &field)),
             Box::new(|x, y| alternating_gradient_descent_ascent(x, y, rates, &field)),
             Box::new(|x, y| extragradient(x, y, rates, &field)),
