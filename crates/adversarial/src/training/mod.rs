@@ -16,7 +16,7 @@
 //! | flatten the loss in the weights too (less robust overfitting) | [`Awp`] round one of these | + 1 (+ 2 if its loss takes 2) |
 //! | train at about twice the cost of standard training | [`FastTraining`] | 2 |
 //! | train at the cost of standard training, batches repeated | [`FreeTraining`] | 1 |
-//! | have many inner steps through the first layer alone | [`YopoTraining`] | m, and m·n of the first layer |
+//! | have many inner steps through the first layer alone | [`YopoTraining`] | m, and (m − 1)·n of the first layer |
 //! | have a bound over distributions instead of a ball | [`WrmTraining`] | k + 1 |
 //! | solve another min-max problem | [`minimax`] | |
 //!

@@ -78,8 +78,8 @@ impl<M: Module + Sync + 'static, const D: usize, const E: usize> YopoProgram<M, 
 /// | [`start`](Self::start) | [`Start::Uniform`] | | where the ascent begins |
 /// | [`seed`](Self::seed) | 0 | | random starts and dropout |
 ///
-/// Guarantees: inside ball and box (`every_point_is_inside`); where the first layer is the whole network's only non-linear part YOPO's
-/// steps are those of PGD (`through_a_linear_rest_yopo_is_pgd`); `ε = 0` is standard training with `m = 1`.
+/// Guarantees: inside ball and box (`every_point_is_inside`); with two classes and a linear rest YOPO's steps
+/// are those of PGD (`through_a_linear_rest_yopo_is_pgd`); `ε = 0` is standard training with `m = 1`.
 ///
 /// Cost: `m` gradient evaluations and `(m − 1)·n` of the first layer in inputs only.
 ///
