@@ -123,7 +123,7 @@ impl<X: Batch + Clone + 'static, Y: Batch + 'static> LayerwiseProgram<X, Y> {
     /// Records body and heads; other shapes are recorded when first met. The body's output has the examples along its first axis.
     ///
     /// # Errors
-    /// [`core_tensor::ProgramError`] if one of them cannot be recorded; [`ModelError::Losses`].
+    /// [`core_tensor::ProgramError`] if one of them cannot be recorded; [`ModelError::Losses`](crate::ModelError::Losses).
     pub fn record<B, H, const D: usize>(model: &MultiTask<B, H>, batch: &(X, Y)) -> Result<Self>
     where
         B: Layerwise<X, Output = Tensor<D>> + Sync + 'static,
@@ -143,7 +143,7 @@ impl<X: Batch + Clone + 'static, Y: Batch + 'static> LayerwiseProgram<X, Y> {
     /// A forward pass, a backward pass through the heads, and one through the body for each task that has labels.
     ///
     /// # Errors
-    /// Those of [`Program::pullback`]; [`ModelError::Losses`].
+    /// Those of [`Program::pullback`]; [`ModelError::Losses`](crate::ModelError::Losses).
     pub fn forward(&self, point: &Tree, (input, labels): &(X, Y)) -> Result<LayerwisePass> {
         let (body, in_heads) = split(point);
         let recorded = self.recorded_for(&body, input)?;

@@ -22,7 +22,8 @@ use crate::report::plot::fixed;
 use crate::study::toolkit::parallel;
 use crate::study::{Part, Setting};
 
-const STEPS: usize = 700;
+/// Steps on images of 8 × 8, and on larger ones.
+const STEPS: [usize; 2] = [700, 4000];
 const BATCH: usize = 64;
 const RATE: f64 = 2e-3;
 const INNER_STEPS: usize = 7;
@@ -69,6 +70,7 @@ pub struct Robustness {
 #[derive(Clone, Debug, Serialize)]
 pub struct Training {
     pub epsilon: f64,
+    pub steps: usize,
     /// The one trained as usual first.
     pub networks: Vec<Robustness>,
 }
@@ -80,6 +82,19 @@ pub fn networks(data: &Dataset, setting: &Setting<'_>) -> Result<Vec<Network>> {
         setting.progress.unit()?;
         Ok(network)
     })
+}
+
+/// Steps of the optimizer, and the learning rate at one of them: down to nothing, as all of them end better so; on larger images
+/// from nothing too, without which a radius of 0.3 keeps a network from learning at all.
+pub fn schedule(data: &Dataset) -> (usize, impl Fn(usize) -> f64) {
+    let large = usize::from(data.test.width >= 28);
+    let steps = STEPS[large];
+    let warm_up = if large == 1 { 0.3 * steps as f64 } else { 0.0 };
+    let rate = move |step: usize| {
+        let rise = if warm_up > 0.0 { (step as f64 / warm_up).min(1.0) } else { 1.0 };
+        RATE * rise * (1.0 - step as f64 / steps as f64)
+    };
+    (steps, rate)
 }
 
 fn train(
@@ -96,7 +111,8 @@ fn train(
     let mut queue = Vec::new();
     let begun = Instant::now();
     let (mut program, mut gradients) = (None, 0);
-    for step in 0..STEPS {
+    let (steps, rate) = schedule(data);
+    for step in 0..steps {
         if queue.len() < BATCH {
             queue = order.permutation(data.train.len());
         }
@@ -108,11 +124,9 @@ fn train(
         };
         let found = method.gradients(program, &model, images, labels)?;
         gradients += found.cost.gradient_evaluations;
-        // Down to nothing, as all of them end better so.
-        let rate = RATE * (1.0 - step as f64 / STEPS as f64);
-        model = optimizer.step(rate, model, found.gradient.into_params()?);
+        model = optimizer.step(rate(step), model, found.gradient.into_params()?);
     }
-    let gradients = gradients as f64 / STEPS as f64;
+    let gradients = gradients as f64 / steps as f64;
     Ok(Network { name, model: model.valid(), gradients, seconds: begun.elapsed().as_secs_f64() })
 }
 
@@ -139,7 +153,7 @@ pub fn run(data: &Dataset, networks: &[Network], setting: &Setting<'_>) -> Resul
             interval: (report.ensemble.low, report.ensemble.high),
         });
     }
-    Ok(Training { epsilon: epsilon(data), networks: result })
+    Ok(Training { epsilon: epsilon(data), steps: schedule(data).0, networks: result })
 }
 
 impl Training {
@@ -199,10 +213,10 @@ impl Training {
         Part {
             title: "Every network under every attack",
             text: format!(
-                "The same network from the same weights, {STEPS} steps of AdamW on batches of {BATCH} images, against an \
+                "The same network from the same weights, {} steps of AdamW on batches of {BATCH} images, against an \
                  adversary in Linf with radius {} (of ink from 0 to 1); PGD and TRADES take {INNER_STEPS} inner steps. Accuracies are of \
                  the first {ATTACKED} test images, each attacked by each attack; seconds are of the training, two networks at a time.",
-                self.epsilon
+                self.steps, self.epsilon
             ),
             figures: vec![bars.html()],
             table: (head, rows.collect()),
