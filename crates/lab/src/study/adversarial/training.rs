@@ -23,13 +23,42 @@ use crate::study::toolkit::parallel;
 use crate::study::{Part, Setting};
 
 /// Steps on images of 8 × 8, and on larger ones.
-const STEPS: [usize; 2] = [700, 4000];
+const STEPS: [usize; 2] = [700, 2500];
 const BATCH: usize = 64;
 const RATE: f64 = 2e-3;
 const INNER_STEPS: usize = 7;
 
 /// How a network is trained: its name and the method.
-type Method = (&'static str, fn(Threat) -> Result<Box<dyn RobustTraining<Classifier, 4>>>);
+type Method = (&'static str, fn(Threat) -> Result<Box<dyn Robust>>);
+
+/// A method whose radius can grow.
+trait Robust: RobustTraining<Classifier, 4> {
+    /// Sets the radius of the next steps; methods without one or with a fixed one leave it.
+    fn grow(&mut self, _epsilon: f64) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Robust for StandardTraining {}
+impl Robust for FreeTraining<4> {}
+
+impl Robust for FastTraining<4> {
+    fn grow(&mut self, epsilon: f64) -> Result<()> {
+        Ok(self.set_radius(epsilon)?)
+    }
+}
+
+impl Robust for PgdTraining {
+    fn grow(&mut self, epsilon: f64) -> Result<()> {
+        Ok(self.set_radius(epsilon)?)
+    }
+}
+
+impl Robust for TradesTraining {
+    fn grow(&mut self, epsilon: f64) -> Result<()> {
+        Ok(self.set_radius(epsilon)?)
+    }
+}
 
 const METHODS: [Method; 5] = [
     ("standard", |_| Ok(Box::new(StandardTraining::new()))),
@@ -84,22 +113,23 @@ pub fn networks(data: &Dataset, setting: &Setting<'_>) -> Result<Vec<Network>> {
     })
 }
 
-/// Steps of the optimizer, and the learning rate at one of them: down to nothing, as all of them end better so; on larger images
-/// from nothing too, without which a radius of 0.3 keeps a network from learning at all.
-pub fn schedule(data: &Dataset) -> (usize, impl Fn(usize) -> f64) {
+/// Steps of the optimizer, and at one of them the learning rate and the share of the radius. The rate goes down to nothing, as all
+/// of them end better so. On larger images both grow over the first third: a radius of 0.3 at once keeps a network from
+/// learning anything.
+pub fn schedule(data: &Dataset) -> (usize, impl Fn(usize) -> (f64, f64)) {
     let large = usize::from(data.test.width >= 28);
     let steps = STEPS[large];
     let warm_up = if large == 1 { 0.3 * steps as f64 } else { 0.0 };
     let rate = move |step: usize| {
         let rise = if warm_up > 0.0 { (step as f64 / warm_up).min(1.0) } else { 1.0 };
-        RATE * rise * (1.0 - step as f64 / steps as f64)
+        (RATE * rise * (1.0 - step as f64 / steps as f64), rise)
     };
     (steps, rate)
 }
 
 fn train(
     name: &'static str,
-    method: &mut dyn RobustTraining<Classifier, 4>,
+    method: &mut dyn Robust,
     data: &Dataset,
     random: &Random,
     device: &Device,
@@ -111,8 +141,12 @@ fn train(
     let mut queue = Vec::new();
     let begun = Instant::now();
     let (mut program, mut gradients) = (None, 0);
-    let (steps, rate) = schedule(data);
+    let (steps, at) = schedule(data);
     for step in 0..steps {
+        let (rate, share) = at(step);
+        if share < 1.0 || step == 0 || at(step - 1).1 < 1.0 {
+            method.grow(share * epsilon(data))?;
+        }
         if queue.len() < BATCH {
             queue = order.permutation(data.train.len());
         }
@@ -124,7 +158,7 @@ fn train(
         };
         let found = method.gradients(program, &model, images, labels)?;
         gradients += found.cost.gradient_evaluations;
-        model = optimizer.step(rate(step), model, found.gradient.into_params()?);
+        model = optimizer.step(rate, model, found.gradient.into_params()?);
     }
     let gradients = gradients as f64 / steps as f64;
     Ok(Network { name, model: model.valid(), gradients, seconds: begun.elapsed().as_secs_f64() })
