@@ -18,22 +18,35 @@ pub struct Images {
     pub digits: Vec<usize>,
 }
 
-/// Every fifth image is for testing.
-pub fn load() -> &'static (Images, Images) {
-    static DIGITS: OnceLock<(Images, Images)> = OnceLock::new();
+/// Every image, in the file's order.
+pub fn all() -> &'static Images {
+    static DIGITS: OnceLock<Images> = OnceLock::new();
     DIGITS.get_or_init(|| {
         let file: &[u8] = include_bytes!("../../lab/data/digits.csv.gz");
         let mut text = String::new();
         flate2::read::GzDecoder::new(file).read_to_string(&mut text).unwrap();
-        let empty = || Images { pixels: Vec::new(), digits: Vec::new() };
-        let (mut train, mut test) = (empty(), empty());
-        for (i, line) in text.lines().enumerate() {
-            let set = if i % 5 == 4 { &mut test } else { &mut train };
+        let mut images = Images { pixels: Vec::new(), digits: Vec::new() };
+        for line in text.lines() {
             let numbers: Vec<f32> = line.split(',').map(|x| x.parse().unwrap()).collect();
-            set.pixels.extend(numbers[..64].iter().map(|x| x / 16.0));
-            set.digits.push(numbers[64] as usize);
+            images.pixels.extend(numbers[..64].iter().map(|x| x / 16.0));
+            images.digits.push(numbers[64] as usize);
         }
-        (train, test)
+        images
+    })
+}
+
+/// Training and test images: every fifth is for testing.
+pub fn load() -> &'static (Images, Images) {
+    static SPLIT: OnceLock<(Images, Images)> = OnceLock::new();
+    SPLIT.get_or_init(|| {
+        let images = all();
+        let part = |of_test: bool| {
+            let chosen = (0..images.digits.len()).filter(|i| (i % 5 == 4) == of_test);
+            let (pixels, digits) =
+                chosen.map(|i| (&images.pixels[i * 64..(i + 1) * 64], images.digits[i])).unzip::<_, _, Vec<_>, _>();
+            Images { pixels: pixels.concat(), digits }
+        };
+        (part(false), part(true))
     })
 }
 

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod adam;
 pub mod attack;
 mod averaged;
 mod certify;

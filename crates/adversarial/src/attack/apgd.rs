@@ -2,12 +2,13 @@
 
 use burn::tensor::Distribution;
 
+use super::check::at_least_one;
 use super::geometry::{ascend, draw, length};
-use super::pgd::at_least_one;
+use super::runs::runs;
 use super::{Attack, Setting, Walk};
 use crate::engine::{Case, Oracle, Run};
 use crate::error::{Error, Result};
-use crate::loss::{Loss, Objective, descending};
+use crate::loss::{Loss, Objective};
 use crate::threat::Norm;
 
 /// APGD: PGD with momentum and a step that halves itself where the loss no longer grows. Nothing to tune but the number of
@@ -136,19 +137,6 @@ impl Attack for Apgd {
             climb(&case, &oracle, loss, start, self.steps).await;
         })
     }
-}
-
-/// The runs of an attack with restarts and targets: every target in turn, then the next restart.
-pub(crate) fn runs(case: &Case, restarts: usize, targets: usize) -> Vec<Run> {
-    let heading: Vec<Option<usize>> = match (targets, case.goal().target()) {
-        // A goal with a target leaves nothing to choose.
-        (0, _) | (_, Some(_)) => vec![None],
-        (count, None) => {
-            let others = descending(case.logits()).into_iter().filter(|class| *class != case.goal().label());
-            others.take(count).map(Some).collect()
-        }
-    };
-    (0..restarts).flat_map(|restart| heading.iter().map(move |target| Run { restart, target: *target })).collect()
 }
 
 async fn climb(case: &Case, oracle: &Oracle, loss: Loss, start: Vec<f32>, steps: usize) {

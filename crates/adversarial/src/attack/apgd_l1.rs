@@ -2,10 +2,10 @@
 
 use burn::tensor::Distribution;
 
-use super::apgd::runs;
+use super::check::at_least_one;
 use super::geometry::{draw, largest_movable, sign};
 use super::minimum::project_to;
-use super::pgd::at_least_one;
+use super::runs::runs;
 use super::{Attack, Setting, Walk};
 use crate::engine::{Case, Oracle, Run};
 use crate::error::{Error, Result};

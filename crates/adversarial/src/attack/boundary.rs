@@ -2,9 +2,8 @@
 
 use burn::tensor::Distribution;
 
-use super::estimate::positive;
+use super::check::{at_least_one, positive};
 use super::geometry::draw;
-use super::pgd::at_least_one;
 use super::start::{Starts, begin, check_decisions};
 use super::{Attack, Setting, Walk};
 use crate::engine::{Case, Oracle};

@@ -1,8 +1,9 @@
 //! Carlini and Wagner's attacks.
 
-use super::minimum::{Constant, Nearest, Patience, check_minimum, positive, widest};
-use super::pgd::at_least_one;
+use super::check::{at_least_one, positive};
+use super::minimum::{Constant, Nearest, Patience, check_minimum, widest};
 use super::{Attack, Setting, Walk};
+use crate::adam::Adam;
 use crate::engine::{Case, Oracle};
 use crate::error::Result;
 use crate::loss::Objective;
@@ -113,7 +114,7 @@ impl CarliniWagner {
         let kappa = f64::from(case.goal().margin_needed());
         let rate = self.rate * (case.threat().high() - case.threat().low());
         let mut x = start.to_vec();
-        let mut adam = Adam::new(x.len(), rate);
+        let mut adam = Adam::new(rate, x.len());
         let (mut patience, mut found) = (Patience::new(self.steps), Nearest::default());
         for step in 0..self.steps {
             let answer = oracle.gradient(&x, loss.clone()).await;
@@ -138,7 +139,7 @@ impl CarliniWagner {
             if tau.is_some_and(|tau| found.distance() <= tau) || patience.is_over(step, size + constant * hinge) {
                 break;
             }
-            adam.step(&mut x, &slope);
+            adam.descend(&mut x, &slope);
             case.clamp(&mut x);
         }
         found
@@ -183,36 +184,5 @@ impl Attack for CarliniWagner {
             }
             nearest.bisect(&case, &oracle, self.bisections).await;
         })
-    }
-}
-
-/// Adam with the usual decay rates.
-pub(crate) struct Adam {
-    first: Vec<f64>,
-    second: Vec<f64>,
-    steps: i32,
-    rate: f64,
-}
-
-impl Adam {
-    pub fn new(elements: usize, rate: f64) -> Self {
-        Self { first: vec![0.0; elements], second: vec![0.0; elements], steps: 0, rate }
-    }
-
-    /// Sets the learning rate of the next steps.
-    pub fn set_rate(&mut self, rate: f64) {
-        self.rate = rate;
-    }
-
-    /// Goes downhill.
-    pub fn step(&mut self, x: &mut [f32], slope: &[f64]) {
-        self.steps += 1;
-        let (one, two) = (1.0 - 0.9f64.powi(self.steps), 1.0 - 0.999f64.powi(self.steps));
-        for (i, (x, g)) in x.iter_mut().zip(slope).enumerate() {
-            self.first[i] = 0.9 * self.first[i] + 0.1 * g;
-            self.second[i] = 0.999 * self.second[i] + 0.001 * g * g;
-            let step = self.rate * (self.first[i] / one) / ((self.second[i] / two).sqrt() + 1e-8);
-            *x = (f64::from(*x) - step) as f32;
-        }
     }
 }

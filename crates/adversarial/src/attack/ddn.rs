@@ -2,9 +2,9 @@
 
 use burn::tensor::Distribution;
 
+use super::check::{at_least_one, positive, share};
 use super::geometry::{draw, length};
-use super::minimum::{Nearest, check_minimum, cosine, narrow, positive, share, wide, widest};
-use super::pgd::at_least_one;
+use super::minimum::{Nearest, check_minimum, cosine, narrow, wide, widest};
 use super::{Attack, Setting, Walk};
 use crate::engine::{Case, Oracle};
 use crate::error::Result;

@@ -1,7 +1,7 @@
 //! DeepFool.
 
-use super::minimum::{check_minimum, narrow, not_negative, wide};
-use super::pgd::at_least_one;
+use super::check::{at_least_one, not_negative};
+use super::minimum::{check_minimum, narrow, wide};
 use super::{Attack, Setting, Walk};
 use crate::engine::{Case, Oracle};
 use crate::error::{Error, Result};

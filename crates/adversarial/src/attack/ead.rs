@@ -1,7 +1,7 @@
 //! Elastic-net attacks.
 
-use super::minimum::{Constant, Nearest, Patience, check_minimum, not_negative, positive};
-use super::pgd::at_least_one;
+use super::check::{at_least_one, not_negative, positive};
+use super::minimum::{Constant, Nearest, Patience, check_minimum};
 use super::{Attack, Setting, Walk};
 use crate::engine::{Case, Oracle};
 use crate::error::Result;

@@ -57,11 +57,3 @@ pub(crate) fn check_fixed_ball(attack: &dyn Attack, setting: &Setting) -> Result
     }
     Ok(())
 }
-
-/// Refuses what is not a finite number above 0.
-pub(crate) fn positive(parameter: &'static str, value: f64) -> Result<()> {
-    match value > 0.0 && value.is_finite() {
-        true => Ok(()),
-        false => Err(Error::Parameter { parameter, value, bound: "a finite number above 0" }),
-    }
-}

@@ -1,9 +1,9 @@
 //! Fast adaptive boundary attack.
 
-use super::apgd::runs;
+use super::check::{at_least_one, share};
 use super::geometry::uniform_in_ball;
-use super::minimum::{Nearest, check_minimum, narrow, share, wide};
-use super::pgd::at_least_one;
+use super::minimum::{Nearest, check_minimum, narrow, wide};
+use super::runs::runs;
 use super::{Attack, Setting, Walk};
 use crate::engine::{Case, Oracle, Run, Search};
 use crate::error::{Error, Result};

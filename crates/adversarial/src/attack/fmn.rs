@@ -1,8 +1,8 @@
 //! Fast minimum-norm attacks.
 
+use super::check::{at_least_one, positive, share};
 use super::geometry::length;
-use super::minimum::{Nearest, check_minimum, cosine, narrow, positive, project_to, share, wide, widest};
-use super::pgd::at_least_one;
+use super::minimum::{Nearest, check_minimum, cosine, narrow, project_to, wide, widest};
 use super::{Attack, Setting, Walk};
 use crate::engine::{Case, Oracle};
 use crate::error::{Error, Result};

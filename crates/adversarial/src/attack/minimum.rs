@@ -16,30 +16,6 @@ pub(crate) fn check_minimum(attack: String, setting: &Setting, norms: &[Norm], s
     Err(Error::Unsupported { attack, what, supported })
 }
 
-/// Refuses numbers that are not above 0 and finite.
-pub(crate) fn positive(parameter: &'static str, value: f64) -> Result<()> {
-    match value > 0.0 && value.is_finite() {
-        true => Ok(()),
-        false => Err(Error::Parameter { parameter, value, bound: "a finite number above 0" }),
-    }
-}
-
-/// Refuses numbers that are below 0 or not finite.
-pub(crate) fn not_negative(parameter: &'static str, value: f64) -> Result<()> {
-    match value >= 0.0 && value.is_finite() {
-        true => Ok(()),
-        false => Err(Error::Parameter { parameter, value, bound: "a finite number, at least 0" }),
-    }
-}
-
-/// Refuses numbers that are not strictly between 0 and 1.
-pub(crate) fn share(parameter: &'static str, value: f64) -> Result<()> {
-    match value > 0.0 && value < 1.0 {
-        true => Ok(()),
-        false => Err(Error::Parameter { parameter, value, bound: "a number between 0 and 1, both excluded" }),
-    }
-}
-
 /// From `first` at step 0 down to `last` at step `steps`, along half a cosine.
 pub(crate) fn cosine(first: f64, last: f64, step: usize, steps: usize) -> f64 {
     let angle = std::f64::consts::PI * step as f64 / steps as f64;

@@ -2,8 +2,8 @@
 
 use core_tensor::Random;
 
+use super::check::at_least_one;
 use super::geometry::{ascend, uniform_in_ball};
-use super::pgd::at_least_one;
 use super::{Attack, Setting, Walk};
 use crate::engine::{Case, Oracle};
 use crate::error::{Error, Result};

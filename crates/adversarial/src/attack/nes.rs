@@ -2,9 +2,10 @@
 
 use burn::tensor::Distribution;
 
-use super::estimate::{check_fixed_ball, pairs, positive};
+use super::check::{at_least_one, positive};
+use super::estimate::{check_fixed_ball, pairs};
 use super::geometry::{ascend, draw, uniform_in_ball};
-use super::pgd::at_least_one;
+use super::runs::runs;
 use super::{Attack, Setting, Walk};
 use crate::engine::{Case, Oracle, Run};
 use crate::error::{Error, Result};
@@ -129,8 +130,8 @@ impl Attack for Nes {
         self.objective.check(setting.classes, setting.targeted)
     }
 
-    fn runs(&self, _case: &Case) -> Vec<Run> {
-        (0..self.restarts).map(|restart| Run { restart, target: None }).collect()
+    fn runs(&self, case: &Case) -> Vec<Run> {
+        runs(case, self.restarts, 0)
     }
 
     fn walk(&self, case: Case, oracle: Oracle) -> Walk<'_> {

@@ -1,9 +1,11 @@
 //! Projected gradient descent.
 
+use super::check::{at_least_one, positive};
 use super::geometry::{ascend, uniform_in_ball};
+use super::runs::runs;
 use super::{Attack, Setting, Walk};
 use crate::engine::{Case, Oracle, Run};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::loss::Objective;
 
 /// PGD: steps uphill in the loss, each brought back into ball and box. The standard first attack.
@@ -92,16 +94,12 @@ impl Attack for Pgd {
     fn check(&self, setting: &Setting) -> Result<()> {
         at_least_one("steps", self.steps)?;
         at_least_one("restarts", self.restarts)?;
-        if let Some(value) = self.step_size
-            && !(value > 0.0 && value.is_finite())
-        {
-            return Err(Error::Parameter { parameter: "step_size", value, bound: "a finite number above 0" });
-        }
+        positive("step_size", self.step_size.unwrap_or(1.0))?;
         self.objective.check(setting.classes, setting.targeted)
     }
 
-    fn runs(&self, _case: &Case) -> Vec<Run> {
-        (0..self.restarts).map(|restart| Run { restart, target: None }).collect()
+    fn runs(&self, case: &Case) -> Vec<Run> {
+        runs(case, self.restarts, 0)
     }
 
     fn walk(&self, case: Case, oracle: Oracle) -> Walk<'_> {
@@ -119,12 +117,5 @@ impl Attack for Pgd {
             }
             oracle.value(&x, loss).await;
         })
-    }
-}
-
-pub(crate) fn at_least_one(parameter: &'static str, value: usize) -> Result<()> {
-    match value {
-        0 => Err(Error::Parameter { parameter, value: 0.0, bound: "at least 1" }),
-        _ => Ok(()),
     }
 }

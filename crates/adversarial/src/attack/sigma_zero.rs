@@ -1,9 +1,9 @@
 //! σ-zero.
 
-use super::carlini_wagner::Adam;
-use super::minimum::{check_minimum, cosine, positive, share};
-use super::pgd::at_least_one;
+use super::check::{at_least_one, positive, share};
+use super::minimum::{check_minimum, cosine};
 use super::{Attack, Setting, Walk};
+use crate::adam::Adam;
 use crate::engine::{Case, Oracle};
 use crate::error::Result;
 use crate::loss::Objective;
@@ -119,7 +119,7 @@ impl Attack for SigmaZero {
             let side = case.threat().high() - case.threat().low();
             let (n, x0) = (case.x0().len(), case.x0());
             let mut x = x0.to_vec();
-            let mut adam = Adam::new(n, self.rate);
+            let mut adam = Adam::new(self.rate, n);
             let mut tau = self.tau;
             let mut sparsest: Option<(f64, Vec<f32>)> = None;
             for step in 0..self.steps {
@@ -144,7 +144,7 @@ impl Attack for SigmaZero {
                 }
                 let rate = cosine(self.rate, self.rate / 10.0, step, self.steps);
                 adam.set_rate(rate * side);
-                adam.step(&mut x, &slope);
+                adam.descend(&mut x, &slope);
                 case.clamp(&mut x);
                 tau = (tau + if answer.reached { self.t * rate } else { -self.t * rate }).clamp(0.0, 1.0);
                 for (x, x0) in x.iter_mut().zip(x0) {

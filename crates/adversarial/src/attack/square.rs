@@ -2,7 +2,8 @@
 
 use core_tensor::Random;
 
-use super::pgd::at_least_one;
+use super::check::at_least_one;
+use super::runs::runs;
 use super::{Attack, Setting, Walk};
 use crate::engine::{Case, Oracle, Run, Search};
 use crate::error::{Error, Result};
@@ -112,8 +113,8 @@ impl Attack for Square {
         }
     }
 
-    fn runs(&self, _case: &Case) -> Vec<Run> {
-        (0..self.restarts).map(|restart| Run { restart, target: None }).collect()
+    fn runs(&self, case: &Case) -> Vec<Run> {
+        runs(case, self.restarts, 0)
     }
 
     fn walk(&self, case: Case, oracle: Oracle) -> Walk<'_> {

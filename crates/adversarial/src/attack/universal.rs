@@ -4,9 +4,8 @@ use burn::tensor::{Tensor, TensorData};
 use core_tensor::Random;
 
 use super::batch::{Rows, differentiate, logits};
-use super::estimate::positive;
+use super::check::{at_least_one, positive};
 use super::geometry::{length, sign};
-use super::pgd::at_least_one;
 use crate::classifier::Classifier;
 use crate::engine::Goals;
 use crate::error::{Error, Result};

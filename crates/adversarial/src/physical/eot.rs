@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::transform::{ImageMap, Transforms};
 use crate::attack::batch::floats;
-use crate::attack::pgd::at_least_one;
+use crate::attack::check::at_least_one;
 use crate::classifier::{Classifier, Pulled};
 use crate::error::{Error, Result};
 

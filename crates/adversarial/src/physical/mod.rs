@@ -7,7 +7,6 @@
 //! | print one patch that misleads on any picture, on cloth too | [`AdversarialPatch`] |
 //! | put stickers on one object | [`Rp2`] |
 
-mod adam;
 mod eot;
 mod patch;
 mod rp2;

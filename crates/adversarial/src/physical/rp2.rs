@@ -3,11 +3,10 @@
 use burn::tensor::{Tensor, TensorData};
 use core_tensor::Random;
 
-use super::adam::Adam;
 use super::transform::{ImageMap, Transforms, within};
+use crate::adam::Adam;
 use crate::attack::batch::{differentiate, logits};
-use crate::attack::estimate::positive;
-use crate::attack::pgd::at_least_one;
+use crate::attack::check::{at_least_one, positive};
 use crate::classifier::Classifier;
 use crate::error::{Error, Result};
 use crate::goal::Goal;

@@ -1,7 +1,5 @@
 //! Rendered pictures and a network trained on them, for the tests.
 
-use std::io::Read;
-
 use burn::module::Module;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::{Linear, LinearConfig};
@@ -56,16 +54,9 @@ pub(crate) fn classifier() -> Recorded<Net, 4> {
 
 /// Digits that the lab embeds, ink from 0 to 1: every fifth image, from the given one on, and what it shows.
 pub(crate) fn digits(first: usize, count: usize) -> (Tensor<4>, Vec<usize>) {
-    let file: &[u8] = include_bytes!("../../../lab/data/digits.csv.gz");
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(file).read_to_string(&mut text).unwrap();
-    let (mut pixels, mut labels) = (Vec::new(), Vec::new());
-    for line in text.lines().skip(first).step_by(5).take(count) {
-        let numbers: Vec<f32> = line.split(',').map(|x| x.parse().unwrap()).collect();
-        pixels.extend(numbers[..64].iter().map(|x| x / 16.0));
-        labels.push(numbers[64] as usize);
-    }
-    (Tensor::from_data(TensorData::new(pixels, [count, 1, 8, 8]), &Device::flex()), labels)
+    let chosen: Vec<usize> = (0..count).map(|i| first + 5 * i).collect();
+    let (x, labels) = crate::digits::all().select(&chosen);
+    (x.reshape([count, 1, 8, 8]), labels)
 }
 
 /// A network trained on pictures.

@@ -1,7 +1,7 @@
 //! Adam on the host, for perturbations that are trained.
 
 /// D. P. Kingma, J. Ba, "Adam: a method for stochastic optimization", ICLR 2015, arXiv:1412.6980, algorithm 1.
-pub(super) struct Adam {
+pub(crate) struct Adam {
     rate: f64,
     step: i32,
     first: Vec<f64>,
@@ -11,6 +11,11 @@ pub(super) struct Adam {
 impl Adam {
     pub fn new(rate: f64, length: usize) -> Self {
         Self { rate, step: 0, first: vec![0.0; length], second: vec![0.0; length] }
+    }
+
+    /// Sets the learning rate of the next steps.
+    pub fn set_rate(&mut self, rate: f64) {
+        self.rate = rate;
     }
 
     /// Moves against the gradient.
