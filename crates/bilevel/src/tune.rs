@@ -79,7 +79,7 @@ impl Hyper {
 ///
 /// ```
 /// use bilevel::tune::{Hyper, Scope, Tune};
-/// use burn::nn::{Linear, LinearConfig};
+/// use burn::nn::{Initializer, Linear, LinearConfig};
 /// use burn::tensor::Tensor;
 /// use core_tensor::Random;
 /// # fn main() -> bilevel::Result<()> {
@@ -94,11 +94,11 @@ impl Hyper {
 /// let (train, validation) = (examples(12), examples(60));
 /// let loss = |model: &Linear, (x, y): &(Tensor<2>, Tensor<2>)| (model.forward(x.clone()) - y.clone()).square().mean();
 ///
-/// let model = LinearConfig::new(8, 1).init(&device);
+/// let model = LinearConfig::new(8, 1).with_initializer(Initializer::Zeros).init(&device);
 /// let tuned = Tune::new(20, Hyper::learned(0.01, Scope::Global))?
 ///     .momentum(Hyper::learned(0.5, Scope::Global))?
 ///     .weight_decay(Hyper::learned(0.001, Scope::PerFeature))?
-///     .run(&model, vec![train], vec![validation], loss, loss, 15)?;
+///     .run(&model, vec![train], vec![validation], loss, loss, 25)?;
 ///
 /// assert!(tuned.loss < 0.7 * tuned.path[0].loss);
 /// println!("{:?}", tuned.values["learning_rate"]);
