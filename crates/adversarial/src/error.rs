@@ -116,4 +116,12 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A word that cannot be used.
+    #[error("the word {word:?}: {problem}")]
+    Word {
+        /// The word.
+        word: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
 }

@@ -10,6 +10,7 @@
 //! | attack without gradients | [`Square`], [`Spsa`], [`Nes`], [`HopSkipJump`] |
 //! | fool on all inputs with one perturbation | [`Universal`] |
 //! | write an attack of your own | [`Attack`], [`engine`] |
+//! | attack classifiers of text | [`text`] |
 //! | train a model that holds | [`training`], [`CertifiedTraining`] |
 //! | prove that it does | [`Verifier`], [`Smoothing`] |
 
@@ -32,6 +33,7 @@ mod loss;
 pub mod physical;
 mod projection;
 mod smoothing;
+pub mod text;
 mod threat;
 pub mod training;
 
