@@ -103,6 +103,8 @@ pub struct Outcome {
     pub delta_m: f64,
     /// Share of steps in which the gradients pointed apart.
     pub conflicts: Option<f64>,
+    /// Share of steps in which the method had no weights for the gradients, and nothing moved.
+    pub stood: f64,
     /// Seconds a step; of separate networks those of all together.
     pub seconds: f64,
     /// Bytes of gradients that are in memory at once, counted.
@@ -214,10 +216,13 @@ pub fn run(tasks: &Tasks, setting: &Setting<'_>) -> Result<Methods> {
         let Tried { parameter, rate, .. } = chosen[index];
         let runs = train(index, (parameter, rate), size.steps, tasks, &random.fork(format!("seed {seed}")), setting)?;
         setting.progress.unit()?;
-        Ok((measure(&runs, &tasks.test, setting), runs[0].1.conflicts, runs[0].1.network.parameters()))
+        Ok((
+            measure(&runs, &tasks.test, setting),
+            (runs[0].1.conflicts, runs[0].1.stood),
+            runs[0].1.network.parameters(),
+        ))
     })?;
-    let (found, parameters): (Vec<_>, Vec<_>) =
-        found.into_iter().map(|(of, conflicts, p)| ((of, conflicts), p)).unzip();
+    let (found, parameters): (Vec<_>, Vec<_>) = found.into_iter().map(|(of, shares, p)| ((of, shares), p)).unzip();
     let parameters = parameters[parameters.len() - 1];
     let count = tasks.names.len();
     let mut outcomes: Vec<Outcome> = Vec::new();
@@ -234,7 +239,7 @@ pub fn run(tasks: &Tasks, setting: &Setting<'_>) -> Result<Methods> {
             |of: fn(&(f64, f64)) -> f64, task: usize| mean(found.iter().map(|(tasks, _)| of(&tasks[task])));
         let accuracies: Vec<f64> = (0..count).map(|task| over_seeds(|of| of.1, task)).collect();
         let separate = outcomes.first().map_or(accuracies.clone(), |first| first.means());
-        let conflicts = mean(found.iter().map(|(_, conflicts)| *conflicts));
+        let conflicts = mean(found.iter().map(|(_, (conflicts, _))| *conflicts));
         outcomes.push(Outcome {
             name: CASES[index].name.into(),
             chosen: chosen[index],
@@ -243,6 +248,7 @@ pub fn run(tasks: &Tasks, setting: &Setting<'_>) -> Result<Methods> {
             losses: (0..count).map(|task| over_seeds(|of| of.0, task)).collect(),
             delta_m: delta_m_higher_is_better(&accuracies, &separate, &vec![Better::Higher; count])?,
             conflicts: conflicts.is_finite().then_some(conflicts),
+            stood: mean(found.iter().map(|(_, (_, stood))| *stood)),
             seconds: timed.iter().map(|(_, trained)| trained.seconds).sum(),
             bytes: 4 * (rows * body + heads),
         });
@@ -378,6 +384,16 @@ impl Methods {
             cells
         });
         let (body, heads) = self.parameters;
+        let stood = self.outcomes.iter().filter(|outcome| outcome.stood > 0.0);
+        let stood: String = stood
+            .map(|outcome| {
+                let share = fixed(100.0 * outcome.stood, 2);
+                format!(
+                    " {} had no weights for the gradients of {share} % of the steps, and stood still there.",
+                    outcome.name
+                )
+            })
+            .collect();
         Part {
             title: "Two digits in one image",
             text: format!(
@@ -386,7 +402,7 @@ impl Methods {
                  parameter), the best by validation accuracy over {TUNING} runs, then {SEEDS} seeds that share weights and order. Separate networks have a body each. \
                  Gain is over the weighted sum in points, with the standard error over seeds. With two tasks Nash-MTL and IMTL-G take the \
                  same direction and PCGrad that of UPGrad, but not the same length. Bytes are counted from what is kept (a body's gradient for \
-                 each task and their sum, or one), not measured; the forward pass and Adam's moments are the same for all.",
+                 each task and their sum, or one), not measured; the forward pass and Adam's moments are the same for all.{stood}",
                 grouped(self.training_examples),
                 grouped(self.test_examples),
                 grouped(body),

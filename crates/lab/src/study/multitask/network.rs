@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use ::multitask::weighting::{Famo, LossWeighting, Losses};
 use ::multitask::{
-    Aggregator, GramianAggregator, GramianBy, ModelResult, MultiTaskModel, Part, TaskProgram, TaskTrainer,
+    Aggregator, Error as MethodError, GramianAggregator, GramianBy, ModelError, ModelResult, MultiTaskModel, Part,
+    TaskProgram, TaskTrainer,
 };
 use burn::module::{Module, Param};
 use burn::nn::Linear;
@@ -141,6 +142,8 @@ pub struct Trained {
     pub network: Network,
     /// The share of steps in which gradients pointed apart; NaN where they were not looked at.
     pub conflicts: f64,
+    /// The share of steps in which the method had no weights, and nothing moved.
+    pub stood: f64,
     /// Median over the steps of the time of a step, in seconds.
     pub seconds: f64,
 }
@@ -196,20 +199,48 @@ impl Training<'_> {
         let first = next(&mut Order::new(random.fork("first"), length, self.batch));
         let program = TaskProgram::record(&network, &first)?;
         let mut trainer = TaskTrainer::new(Chain::new().before(adam().init()));
-        let (mut conflicts, mut looked, mut times) = (0usize, 0usize, Vec::with_capacity(self.steps));
+        let (mut conflicts, mut looked, mut stood) = (0usize, 0usize, 0usize);
+        let mut times = Vec::with_capacity(self.steps);
         for step in 0..self.steps {
             let rate = self.rate * (1.0 - step as f64 / self.steps as f64);
             let batch = next(&mut order);
             let clock = Instant::now();
-            let report;
-            (network, report) = advance(network, &program, &batch, rate, &mut trainer, &mut join)?;
+            let report = match advance(network.clone(), &program, &batch, rate, &mut trainer, &mut join) {
+                Ok((stepped, report)) => {
+                    network = stepped;
+                    report
+                }
+                // A gradient of zero, say, that no weights can shorten or lengthen: the network stays as it is.
+                Err(error) if has_no_weights(&error) => {
+                    stood += 1;
+                    None
+                }
+                Err(error) => return Err(error.into()),
+            };
             times.push(clock.elapsed().as_secs_f64());
             if let Some(pairs) = report {
                 (conflicts, looked) = (conflicts + usize::from(pairs > 0), looked + 1);
             }
         }
-        Ok(Trained { network: network.valid(), conflicts: conflicts as f64 / looked as f64, seconds: median(times) })
+        Ok(Trained {
+            network: network.valid(),
+            conflicts: conflicts as f64 / looked as f64,
+            stood: stood as f64 / self.steps as f64,
+            seconds: median(times),
+        })
     }
+}
+
+/// Whether a method found no weights for its gradients.
+fn has_no_weights(error: &ModelError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if matches!(error.downcast_ref(), Some(MethodError::NoWeights { .. })) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// One step; also how many pairs of gradients pointed apart, where that is known.
