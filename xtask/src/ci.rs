@@ -30,6 +30,16 @@ pub fn run(test: bool) -> Result<ExitCode> {
             passes(&["deny", "--all-features", "check", "licenses", "bans", "sources"], &[], &[])
         });
     }
+    steps.step("packages", || {
+        let metadata = Metadata::load()?;
+        let mut command = cargo();
+        // What would be uploaded, with its metadata and dependencies; not built, as it is what is built here.
+        command.args(["package", "--quiet", "--no-verify", "--allow-dirty", "--offline"]);
+        for name in invariants::published(&metadata) {
+            command.args(["-p", name]);
+        }
+        Ok(execute(&mut command)?.success())
+    });
     steps.step("book", || book::build().map(|_| true));
     for (title, scope) in [("clippy", &WORKSPACE[..]), ("clippy of xtask", &XTASK)] {
         steps.step(title, || passes(&["clippy", "--all-targets"], scope, &["--", "-D", "warnings"]));

@@ -16,6 +16,8 @@ enum Role {
     Technique,
     /// `lab`: knows the crates that users get.
     Lab,
+    /// An example, `examples/NAME`: knows the crates that users get.
+    Example,
     /// `tests`: may know everything but this program.
     Tests,
     /// This program: knows none of them, and no Burn.
@@ -30,6 +32,7 @@ impl Role {
             ["crates", "core-tensor"] => Some(Self::Core),
             ["crates", "lab"] => Some(Self::Lab),
             ["crates", _] => Some(Self::Technique),
+            ["examples", _] => Some(Self::Example),
             ["tests"] => Some(Self::Tests),
             ["xtask"] => Some(Self::Xtask),
             _ => None,
@@ -40,7 +43,7 @@ impl Role {
         match self {
             Self::Core | Self::Xtask => false,
             Self::Technique => other == Self::Core,
-            Self::Lab => matches!(other, Self::Core | Self::Technique),
+            Self::Lab | Self::Example => matches!(other, Self::Core | Self::Technique),
             Self::Tests => other != Self::Xtask,
         }
     }
@@ -69,6 +72,13 @@ pub fn dependencies(metadata: &Metadata) -> Vec<String> {
         }
     }
     breaches
+}
+
+/// The crates that users get, by name.
+pub fn published(metadata: &Metadata) -> Vec<&str> {
+    let role = |package: &&Package| Role::of(package, &metadata.workspace_root);
+    let of_users = metadata.members().filter(|package| matches!(role(package), Some(Role::Core | Role::Technique)));
+    of_users.map(|package| package.name.as_str()).collect()
 }
 
 /// Checks the source files of every member. A line for each breach, with file and line number.
@@ -135,7 +145,12 @@ mod tests {
 
     #[test]
     fn the_design_passes_with_and_without_techniques() {
-        let small = [CORE, ("lab", "crates/lab", &["core-tensor", "burn"]), ("xtask", "xtask", &[])];
+        let small = [
+            CORE,
+            ("lab", "crates/lab", &["core-tensor", "burn"]),
+            ("shown", "examples/shown", &["core-tensor"]),
+            ("xtask", "xtask", &[]),
+        ];
         assert_eq!(dependencies(&sample(&small, &BURN)), [""; 0]);
         let whole = [
             ("core-tensor", "crates/core-tensor", &["burn", "core-tensor"][..]),
@@ -145,7 +160,9 @@ mod tests {
             ("crucible-tests", "tests", &["core-tensor", "clipping", "bilevel", "lab"]),
             ("xtask", "xtask", &["clap"]),
         ];
-        assert_eq!(dependencies(&sample(&whole, &[BURN[0], BURN[1], ("clap", &[])])), [""; 0]);
+        let whole = sample(&whole, &[BURN[0], BURN[1], ("clap", &[])]);
+        assert_eq!(dependencies(&whole), [""; 0]);
+        assert_eq!(published(&whole), ["core-tensor", "clipping", "bilevel"]);
     }
 
     #[test]

@@ -48,6 +48,8 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         only: Vec<backends::Backend>,
     },
+    /// Builds and tests the examples, which have dependencies of their own (burn-train)
+    Examples,
     /// Runs conformance vectors: files, or folders of *.json
     Conform {
         /// Vector files or folders
@@ -101,6 +103,7 @@ fn main() -> ExitCode {
         Command::Test => suite::run(),
         Command::Ci { no_test } => ci::run(!no_test),
         Command::Backends { only } => backends::run(&only),
+        Command::Examples => suite::examples(),
         Command::Conform { paths } => suite::conform(&paths),
         Command::Bench { peers, threads, rest } => bench::run(peers, threads, &rest),
         Command::Study { rest } => study::run(&rest),

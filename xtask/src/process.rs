@@ -51,11 +51,14 @@ pub fn stream(command: &mut Command, mut on_line: impl FnMut(&str)) -> Result<Ex
     child.wait().with_context(describe)
 }
 
-/// The whole workspace less xtask, in the profile that users run.
+/// The whole workspace less xtask and the examples with dependencies of their own, in the profile that users run.
 ///
 /// Every build here selects all of it, whatever it needs of it: cargo unifies features over the selected packages, and
 /// another selection would be another set of features and a second build of Burn.
-pub const WORKSPACE: [&str; 4] = ["--release", "--workspace", "--exclude", "xtask"];
+pub const WORKSPACE: [&str; 6] = ["--release", "--workspace", "--exclude", "xtask", "--exclude", "learner"];
+
+/// The examples with dependencies that no crate here has: a build of their own, as they would change the features of the others'.
+pub const EXAMPLES: [&str; 2] = ["-p", "learner"];
 
 /// Builds one of the workspace's programs and returns the file to run.
 pub fn build_program(name: &str) -> Result<PathBuf> {

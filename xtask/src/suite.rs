@@ -92,6 +92,18 @@ pub fn everything() -> Result<(Totals, bool)> {
     Ok((totals, totals.green() && vectors_green))
 }
 
+/// `cargo xtask examples`: lints and tests what is left out of the workspace's own builds.
+pub fn examples() -> Result<ExitCode> {
+    let mut clippy = process::cargo();
+    clippy.args(["clippy", "--release", "--all-targets"]).args(process::EXAMPLES).args(["--", "-D", "warnings"]);
+    if !process::run(&mut clippy)?.success() {
+        return Ok(ExitCode::FAILURE);
+    }
+    let totals = cargo_test(process::cargo().args(["test", "--release"]).args(process::EXAMPLES))?;
+    println!("{}", totals.closing_line());
+    Ok(if totals.green() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 /// Runs the repository's conformance vectors; whether all of them passed.
 fn vectors() -> Result<bool> {
     let mut totals = Totals::default();
