@@ -6,7 +6,7 @@ use core_tensor::Random;
 
 use crate::error::{Error, Result};
 use crate::text::files::{self, Encoding};
-use crate::text::opinions;
+use crate::text::{TextClassifier, opinions};
 
 /// Sentences, each of one class.
 ///
@@ -153,6 +153,21 @@ impl Corpus {
         let texts = chosen.iter().map(|i| self.texts[*i].clone()).collect();
         let labels = chosen.iter().map(|i| self.labels[*i]).collect();
         Self { texts, labels, classes: self.classes.clone() }
+    }
+
+    /// The share of the sentences that a classifier gives their class.
+    ///
+    /// # Errors
+    /// Those of the classifier.
+    pub fn accuracy(&self, classifier: &dyn TextClassifier) -> Result<f64> {
+        let texts: Vec<&str> = self.texts.iter().map(String::as_str).collect();
+        let found = classifier.logits(&texts)?;
+        let right = found.iter().zip(&self.labels).filter(|(logits, label)| {
+            let mut rivals = (0..logits.len()).filter(|class| class != *label);
+            // What is no number is wrong.
+            rivals.all(|rival| logits[**label] > logits[rival])
+        });
+        Ok(right.count() as f64 / self.len() as f64)
     }
 
     /// Parts the sentences at random into those to train on and a share held out, class by class, so that both have the classes in

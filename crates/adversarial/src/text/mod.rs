@@ -7,6 +7,7 @@ mod models;
 mod neural;
 mod opinions;
 mod pairs;
+pub mod training;
 mod vocabulary;
 mod word_vectors;
 
