@@ -1,6 +1,7 @@
 //! Trains classifiers of text on the movie reviews, or on our own opinions where these are not there, and says how accurate and fast they are.
 //!
-//! `cargo run --release --example text_classifier -- [METHOD] [EPOCHS]`, where METHOD is `standard`, `fgm`, `freelb`, `gru` or `all`.
+//! `cargo run --release --example text_classifier -- METHOD EPOCHS RATE BATCH EPSILON WARM`, where METHOD is `standard`, `fgm`, `freelb`, `gru` or `all`
+//! (`standard` if none is named), and WARM the epochs of standard training before the method begins.
 
 use std::time::Instant;
 
@@ -37,9 +38,14 @@ fn main() -> Result<()> {
     let device = Device::default();
     let trainer = TextTrainer::new().epochs(number(1, 5.0) as usize)?.learning_rate(number(2, 2e-3))?;
     let trainer = trainer.batch_size(number(3, 50.0) as usize)?.seed(1);
-    let epsilon = number(4, 1.0);
+    let epsilon = number(4, 0.1);
+    let warm = number(5, 0.0) as usize;
     let cnn = |method: &dyn TextTraining<_>| {
-        let model = TextCnnConfig::new().try_init(&vocabulary, 2, 1, &device)?;
+        let mut model = TextCnnConfig::new().try_init(&vocabulary, 2, 1, &device)?;
+        if warm > 0 {
+            let first = trainer.clone().epochs(warm)?.train(model, vocabulary.clone(), &train, &Standard)?;
+            model = first.model().clone();
+        }
         report(trainer.train_with(model, vocabulary.clone(), &train, method, &mut Print(Instant::now()))?, &held_out)
     };
     for name in ["standard", "fgm", "freelb", "gru"].into_iter().filter(|name| [name, "all"].contains(&chosen)) {

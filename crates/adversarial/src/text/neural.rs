@@ -47,7 +47,7 @@ const PLACES: usize = 8;
 /// assert_eq!(gradients[0].rows[2], classifier.word_vectors().row("film"));
 /// # Ok::<(), adversarial::Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NeuralText<M> {
     vocabulary: Vocabulary,
     vectors: WordVectors,

@@ -26,7 +26,7 @@ use crate::text::{Corpus, NeuralText, TextModule, Vocabulary};
 /// Guarantees: the same seed, model and corpus give the same weights bit for bit on one backend (`training_is_seeded`).
 ///
 /// Cost: a step's gradient evaluations are those of the method; its gradient and Adam's moments have a row for every word of the vocabulary.
-/// One host synchronisation an epoch, and one a step on a GPU for the batch.
+/// Losses are read at the end of an epoch, so that no step waits for the device.
 ///
 /// For an example see [the module](super).
 #[derive(Clone, Debug, PartialEq)]
