@@ -1,14 +1,15 @@
 //! Trains classifiers of text on the movie reviews, or on our own opinions where these are not there, and says how accurate and fast they are.
 //!
-//! `cargo run --release --example text_classifier -- METHOD EPOCHS RATE BATCH EPSILON WARM`, where METHOD is `standard`, `fgm`, `freelb`, `gru` or `all`
-//! (`standard` if none is named), and WARM the epochs of standard training before the method begins.
+//! `cargo run --release --example text_classifier -- METHOD EPOCHS RATE BATCH EPSILON WARM`, where METHOD is `standard`, `fgm`, `freelb`, `gru`,
+//! `vectors` (from trained word vectors) or `all` (`standard` if none is named), and WARM the epochs of standard training before the method begins.
 
 use std::time::Instant;
 
 use adversarial::Result;
 use adversarial::text::training::{EpochReport, Fgm, FreeLb, Standard, TextTrainer, TextTraining, TrainingHook};
 use adversarial::text::{
-    Corpus, GruClassifierConfig, NeuralText, TextClassifier, TextCnnConfig, TextModule, Vocabulary,
+    Corpus, CounterFitting, GruClassifierConfig, NeuralText, Ppmi, TextClassifier, TextCnnConfig, TextModule,
+    Vocabulary,
 };
 use burn::tensor::Device;
 
@@ -28,10 +29,10 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let chosen = arguments.first().map_or("standard", String::as_str);
     let number = |at: usize, otherwise: f64| arguments.get(at).and_then(|x| x.parse().ok()).unwrap_or(otherwise);
-    let reviews = Corpus::movie_reviews(Corpus::movie_reviews_folder()).unwrap_or_else(|error| {
+    let reviews = Corpus::movie_reviews(Corpus::movie_reviews_folder()).or_else(|error| {
         println!("{error}\nOur own opinions instead.");
         Corpus::opinions(2000, 1)
-    });
+    })?;
     let (train, held_out) = reviews.split(0.1, 1)?;
     let vocabulary = Vocabulary::build(train.texts(), 2, 20_000)?;
     println!("{} sentences to train on, {} held out, {} words", train.len(), held_out.len(), vocabulary.words().len());
@@ -48,12 +49,24 @@ fn main() -> Result<()> {
         }
         report(trainer.train_with(model, vocabulary.clone(), &train, method, &mut Print(Instant::now()))?, &held_out)
     };
-    for name in ["standard", "fgm", "freelb", "gru"].into_iter().filter(|name| [name, "all"].contains(&chosen)) {
+    for name in
+        ["standard", "fgm", "freelb", "gru", "vectors"].into_iter().filter(|name| [name, "all"].contains(&chosen))
+    {
         println!("{name}");
         match name {
             "standard" => cnn(&Standard)?,
             "fgm" => cnn(&Fgm::new(epsilon)?)?,
             "freelb" => cnn(&FreeLb::new(epsilon)?)?,
+            "vectors" => {
+                let start = Instant::now();
+                let vectors = Ppmi::new(64)?.train(train.texts(), &vocabulary)?;
+                // Of length 1.
+                let vectors = CounterFitting::new().steps(0).fit(&vectors, &[], &[])?;
+                println!("  word vectors in {:.1} s", start.elapsed().as_secs_f64());
+                let model = TextCnnConfig::new().try_init_from(&vectors, &vocabulary, 2, 1, &device)?;
+                let mut print = Print(Instant::now());
+                report(trainer.train_with(model, vocabulary.clone(), &train, &Standard, &mut print)?, &held_out)?;
+            }
             _ => {
                 let model = GruClassifierConfig::new().try_init(&vocabulary, 2, 1, &device)?;
                 let mut print = Print(Instant::now());

@@ -20,7 +20,7 @@ use crate::text::{TextClassifier, opinions};
 /// ```
 /// use adversarial::text::Corpus;
 ///
-/// let corpus = Corpus::opinions(200, 7);
+/// let corpus = Corpus::opinions(200, 7)?;
 /// let (train, held_out) = corpus.split(0.1, 1)?;
 /// assert_eq!((train.len(), held_out.len()), (180, 20));
 /// assert_eq!(train.classes(), ["negative", "positive"]);
@@ -113,11 +113,15 @@ impl Corpus {
     /// So many short opinions on films, all different, half of them positive, made from a small grammar of our own: for a try
     /// without any file. Easier than real reviews.
     ///
-    /// # Panics
-    /// Above 20,000, for which the grammar is not made.
-    pub fn opinions(count: usize, seed: u64) -> Self {
+    /// # Errors
+    /// [`Error::Parameter`] outside `1..=20000`: the grammar is not made for more.
+    pub fn opinions(count: usize, seed: u64) -> Result<Self> {
+        if !(1..=opinions::LARGEST).contains(&count) {
+            let value = count as f64;
+            return Err(Error::Parameter { parameter: "count", value, bound: "1 <= count <= 20000" });
+        }
         let (texts, labels) = opinions::write(count, seed);
-        Self { texts, labels, classes: vec!["negative".into(), "positive".into()] }
+        Self::new(texts, labels, vec!["negative".into(), "positive".into()])
     }
 
     /// Number of sentences.
@@ -229,7 +233,8 @@ mod tests {
         assert!(matches!(Corpus::new(texts(1), vec![0], classes(1)), Err(Error::TooFewClasses { .. })));
         let error = Corpus::new(texts(2), vec![0, 2], classes(2)).unwrap_err().to_string();
         assert!(error.contains("label of example 1 is 2"), "{error}");
-        let corpus = Corpus::opinions(20, 0);
+        assert!(Corpus::opinions(0, 0).is_err() && Corpus::opinions(20_001, 0).is_err());
+        let corpus = Corpus::opinions(20, 0).unwrap();
         for share in [0.0, 1.0, f64::NAN, 0.01] {
             assert!(corpus.split(share, 0).is_err());
         }
@@ -238,7 +243,7 @@ mod tests {
     #[test]
     fn a_split_is_seeded_complete_and_in_proportion() {
         property(32, (4usize..80, 0.1..0.9, any::<u64>()), |(count, share, seed)| {
-            let corpus = Corpus::opinions(count, 3);
+            let corpus = Corpus::opinions(count, 3).unwrap();
             let Ok((train, test)) = corpus.split(share, seed) else { return };
             assert_eq!(corpus.split(share, seed).unwrap(), (train.clone(), test.clone()));
             let mut all = [train.texts(), test.texts()].concat();

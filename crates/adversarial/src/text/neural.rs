@@ -147,7 +147,7 @@ impl<M: TextModule> NeuralText<M> {
 
     /// Texts as numbers, and batches of texts with as many places.
     fn batches(&self, texts: &[&str]) -> (Vec<Encoded>, Vec<(usize, Vec<usize>)>) {
-        let encoded: Vec<_> = texts.iter().map(|text| self.vocabulary.encode(text, self.longest)).collect();
+        let encoded: Vec<_> = texts.par_iter().map(|text| self.vocabulary.encode(text, self.longest)).collect();
         let mut by_places: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (index, text) in encoded.iter().enumerate() {
             by_places.entry(text.ids.len().max(1).next_multiple_of(PLACES)).or_default().push(index);

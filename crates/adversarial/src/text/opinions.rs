@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use core_tensor::Random;
 
-const LARGEST: usize = 20_000;
+/// How many different sentences are to be had.
+pub(super) const LARGEST: usize = 20_000;
 
 /// What a sentence is made of: words, and slots in braces that stand for a word of their list. `{good}` and `{bad}` are those of the
 /// sentence's own opinion and of the other one.
@@ -114,7 +115,6 @@ const SENTENCES: &[&str] = &[
 
 /// So many different sentences, negative (0) and positive (1) in turn.
 pub(super) fn write(count: usize, seed: u64) -> (Vec<String>, Vec<usize>) {
-    assert!(count <= LARGEST, "at most {LARGEST} opinions, asked for {count}");
     let mut random = Random::new(seed).fork("opinions");
     let mut seen = HashSet::with_capacity(count);
     let mut texts = Vec::with_capacity(count);

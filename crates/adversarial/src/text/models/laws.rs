@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::text::{Corpus, NeuralText, TextClassifier, TextGradients, Vocabulary, WordVectors};
 
 fn vocabulary() -> Vocabulary {
-    Vocabulary::build(Corpus::opinions(200, 1).texts(), 2, 500).unwrap()
+    Vocabulary::build(Corpus::opinions(200, 1).unwrap().texts(), 2, 500).unwrap()
 }
 
 /// Runs a check with each module, on each device.
@@ -30,7 +30,7 @@ macro_rules! for_every_module {
 fn logits_do_not_depend_on_the_batch() {
     fn check<M: TextModule>(model: M, vocabulary: Vocabulary) {
         let classifier = NeuralText::new(model, vocabulary).unwrap().longest(20).unwrap();
-        let texts = Corpus::opinions(60, 2).texts().to_vec();
+        let texts = Corpus::opinions(60, 2).unwrap().texts().to_vec();
         let text = (0..60usize, 0..25usize).prop_map(move |(text, words)| {
             let words: Vec<&str> = texts[text].split(' ').cycle().take(words).collect();
             words.join(" ")

@@ -37,7 +37,7 @@ use crate::text::TextModule;
 /// use adversarial::text::{Corpus, GruClassifierConfig, Vocabulary};
 /// use burn::tensor::Device;
 ///
-/// let corpus = Corpus::opinions(100, 1);
+/// let corpus = Corpus::opinions(100, 1)?;
 /// let vocabulary = Vocabulary::build(corpus.texts(), 1, 10_000)?;
 /// let model = GruClassifierConfig::new().with_dimension(8).with_hidden(8).try_init(&vocabulary, 2, 1, &Device::flex())?;
 /// let method = FreeLb::new(1.0)?.steps(2)?.step_size(0.5)?;

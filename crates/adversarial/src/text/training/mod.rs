@@ -16,7 +16,7 @@
 //! use adversarial::text::{Corpus, TextCnnConfig, Vocabulary};
 //! use burn::tensor::Device;
 //!
-//! let (train, held_out) = Corpus::opinions(700, 1).split(1.0 / 7.0, 1)?;
+//! let (train, held_out) = Corpus::opinions(700, 1)?.split(1.0 / 7.0, 1)?;
 //! let vocabulary = Vocabulary::build(train.texts(), 2, 10_000)?;
 //! let model = TextCnnConfig::new().with_dimension(24).with_filters(16).try_init(&vocabulary, 2, 1, &Device::flex())?;
 //! let trainer = TextTrainer::new().epochs(8)?.batch_size(20)?.learning_rate(1e-2)?.seed(1);

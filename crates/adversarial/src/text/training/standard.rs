@@ -15,7 +15,7 @@ use crate::text::TextModule;
 /// use adversarial::text::{Corpus, TextClassifier, TextCnnConfig, Vocabulary};
 /// use burn::tensor::Device;
 ///
-/// let corpus = Corpus::opinions(100, 1);
+/// let corpus = Corpus::opinions(100, 1)?;
 /// let vocabulary = Vocabulary::build(corpus.texts(), 1, 10_000)?;
 /// let model = TextCnnConfig::new().with_dimension(16).with_filters(8).try_init(&vocabulary, 2, 1, &Device::flex())?;
 /// let classifier = TextTrainer::new().epochs(2)?.train(model, vocabulary, &corpus, &Standard)?;

@@ -82,7 +82,7 @@ pub trait TrainingHook<M> {
     ///     }
     /// }
     ///
-    /// let corpus = Corpus::opinions(60, 1);
+    /// let corpus = Corpus::opinions(60, 1)?;
     /// let vocabulary = Vocabulary::build(corpus.texts(), 1, 10_000)?;
     /// let model = TextCnnConfig::new().with_dimension(8).with_filters(4).try_init(&vocabulary, 2, 1, &Device::flex())?;
     /// TextTrainer::new().epochs(1)?.train_with(model, vocabulary, &corpus, &Standard, &mut Shout(&corpus))?;

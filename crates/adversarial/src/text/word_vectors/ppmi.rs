@@ -42,7 +42,7 @@ use crate::text::Vocabulary;
 /// ```
 /// use adversarial::text::{Corpus, Ppmi, Vocabulary};
 ///
-/// let corpus = Corpus::opinions(1000, 1);
+/// let corpus = Corpus::opinions(1000, 1)?;
 /// let vocabulary = Vocabulary::build(corpus.texts(), 5, 10_000)?;
 /// let vectors = Ppmi::new(20)?.train(corpus.texts(), &vocabulary)?;
 /// assert_eq!((vectors.len(), vectors.dimension()), (vocabulary.words().len(), 20));
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn vectors_are_seeded() {
-        let corpus = Corpus::opinions(2500, 3);
+        let corpus = Corpus::opinions(2500, 3).unwrap();
         let vocabulary = Vocabulary::build(corpus.texts(), 2, 1000).unwrap();
         let train = |threads: usize, seed: u64| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
