@@ -1,6 +1,6 @@
 //! Trains classifiers of text on the movie reviews, or on our own opinions where these are not there, and says how accurate and fast they are.
 //!
-//! `cargo run --release --example text_classifier -- METHOD EPOCHS RATE BATCH EPSILON WARM`, where METHOD is `standard`, `fgm`, `freelb`, `gru`,
+//! `cargo run --release -p adversarial --example text_classifier -- METHOD EPOCHS RATE BATCH EPSILON WARM`, where METHOD is `standard`, `fgm`, `freelb`, `gru`,
 //! `vectors` (from trained word vectors) or `all` (`standard` if none is named), and WARM the epochs of standard training before the method begins.
 
 use std::time::Instant;

@@ -68,10 +68,16 @@ impl Corpus {
     /// [`Error::Data`] naming the file that cannot be read, and line and byte of what is not UTF-8 where it has to be; those of
     /// [`new`](Self::new).
     ///
-    /// ```no_run
+    /// ```
     /// use adversarial::text::{Corpus, Encoding};
     ///
-    /// let corpus = Corpus::read(&[("ham", "ham.txt"), ("spam", "spam.txt")], Encoding::Utf8)?;
+    /// let folder = std::env::temp_dir();
+    /// let files = ["ham", "spam"].map(|class| (class, folder.join(format!("{class}-{}.txt", std::process::id()))));
+    /// std::fs::write(&files[0].1, "See you at noon.\nThe film was good.\n").unwrap();
+    /// std::fs::write(&files[1].1, "You have won!\n").unwrap();
+    /// let corpus = Corpus::read(&files, Encoding::Utf8)?;
+    /// assert_eq!(corpus.labels(), [0, 0, 1]);
+    /// # files.iter().for_each(|(_, path)| std::fs::remove_file(path).unwrap());
     /// # Ok::<(), adversarial::Error>(())
     /// ```
     pub fn read<P: AsRef<Path>>(files: &[(&str, P)], encoding: Encoding) -> Result<Self> {

@@ -16,7 +16,7 @@ use crate::text::TextModule;
 ///
 /// `s` are the vectors of all words of a sentence one after the other, so that `‖g‖₂` is the norm of the whole sentence's gradient; `r` is
 /// a constant for the gradient in `θ`, and dropout is the same in both terms. A sentence whose gradient is zero is not moved. From random weights an
-/// `ε` of more than about 0.1 can keep a model from learning anything: train some epochs with [`Standard`](super::Standard) first.
+/// `ε` of more than about 0.2 can keep a model from learning anything: train some epochs with [`Standard`](super::Standard) first.
 ///
 /// | parameter | default | range | effect |
 /// |---|---|---|---|

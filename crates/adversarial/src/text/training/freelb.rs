@@ -16,7 +16,8 @@ use crate::text::TextModule;
 /// ```
 ///
 /// `s` are the vectors of all words of a sentence, `N_δ` how many values these are, `‖·‖_F` is taken over a sentence. Dropout is the same at
-/// each of the `K` points. Each backward pass gives the gradient of parameters and of `δ`.
+/// each of the `K` points. Each backward pass gives the gradient of parameters and of `δ`. What is said of the size of `ε` at [`Fgm`](super::Fgm) holds
+/// here too.
 ///
 /// | parameter | default | range | effect |
 /// |---|---|---|---|
