@@ -1,8 +1,17 @@
 //! Words and a vector for each.
 
+mod counter_fitting;
+mod ppmi;
+mod simlex;
+mod sparse;
+
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
+
+pub use counter_fitting::CounterFitting;
+pub use ppmi::Ppmi;
+pub use simlex::Similarities;
 
 /// Words and a vector for each, all of one length.
 ///
