@@ -116,6 +116,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A file of data that is not there or is not what it should be.
+    #[error("{}: {problem}", path.display())]
+    Data {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it, and where to get it.
+        problem: String,
+    },
     /// A word that cannot be used.
     #[error("the word {word:?}: {problem}")]
     Word {
