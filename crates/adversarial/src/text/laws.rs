@@ -558,3 +558,136 @@ fn triggers_name_what_is_wrong() {
     let without = trigger.exclude(StopWords::new(["W1"])).find(&model, &["w0"], &[TextGoal::untargeted(1)]).unwrap();
     assert_eq!(without.words, ["w0"; 3]);
 }
+
+/// Asks for an importance and keeps it.
+struct Asking(Importance, Arc<Mutex<Vec<f64>>>);
+
+impl TextSearch for Asking {
+    fn name(&self) -> String {
+        "asking".into()
+    }
+
+    fn search<'s>(&'s self, space: &'s Space<'s>, oracle: &'s TextOracle) -> crate::attack::Walk<'s> {
+        Box::pin(async move {
+            let words = space.changeable(space.case.sentence());
+            let found = self.0.of(space, oracle, &words).await;
+            *self.1.lock().unwrap() = found;
+        })
+    }
+}
+
+#[test]
+fn importance_is_what_the_papers_say() {
+    let model = Bag::new(0.25, &[("good", 1.0), ("bad", -0.5), ("nice", 2.0)]);
+    let text = "good, bad and nice";
+    let q = |margin: f64| 1.0 / (1.0 + margin.exp());
+    let of = |importance| {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let recipe = Recipe::new("asking", Asking(importance, kept.clone())).transformation(SwapCharacters::default());
+        let attacked = recipe.attack(&model, &[text], &[TextGoal::untargeted(1)]).unwrap();
+        assert_eq!(attacked.outcomes[0].status, TextStatus::Failed);
+        (kept.lock().unwrap().clone(), attacked.outcomes[0].queries)
+    };
+    let near = |(actual, queries): (Vec<f64>, u64), expected: [f64; 4], expected_queries: u64| {
+        assert!(actual.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{actual:?} {expected:?}");
+        assert_eq!((actual.len(), queries), (4, expected_queries));
+    };
+    // The scores without each word, which rise as q does: m is 2.75 for the whole.
+    near(of(Importance::DeleteOne), [-1.75, -3.25, -2.75, -0.75], 5);
+    near(of(Importance::Unknown), [-1.75, -3.25, -2.75, -0.75], 5);
+    let whole = q(2.75);
+    near(of(Importance::DeleteOneOrTurn), [1.75, 3.25, 2.75, 0.75].map(|margin| q(margin) - whole), 5);
+    // Beginnings: nothing (the unknown word), `good`, `good, bad`, …; the whole is known. Ends likewise.
+    let head = [q(0.25) - q(1.25), q(1.25) - q(0.75), 0.0, q(0.75) - q(2.75)];
+    let tail = [q(1.75) - q(2.75), q(2.25) - q(1.75), 0.0, q(0.25) - q(2.25)];
+    near(of(Importance::Head), head, 5);
+    near(of(Importance::Tail), tail, 5);
+    near(of(Importance::Combined(0.5)), [0, 1, 2, 3].map(|i| head[i] + 0.5 * tail[i]), 8);
+    near(of(Importance::InOrder), [0.0, -1.0, -2.0, -3.0], 1);
+    // Without `nice` the other class is predicted, whose gain counts too.
+    let model = Bag::new(-1.5, &[("good", 1.0), ("nice", 2.0)]);
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let recipe = Recipe::new("asking", Asking(Importance::DeleteOneOrTurn, kept.clone()))
+        .transformation(SwapCharacters::default());
+    recipe.attack(&model, &["good nice"], &[TextGoal::untargeted(1)]).unwrap();
+    let (whole, good, nice) = (q(1.5), q(0.5), q(-0.5));
+    assert!(kept.lock().unwrap().iter().zip([good - whole, 2.0 * (nice - whole)]).all(|(a, b)| (a - b).abs() < 1e-12));
+}
+
+#[test]
+fn evolution_and_beam_find_what_word_by_word_searches_miss() {
+    /// Surer of class 1 with one of `good` and `film` replaced, of class 0 with both.
+    struct Both;
+    impl TextClassifier for Both {
+        fn classes(&self) -> usize {
+            2
+        }
+        fn logits(&self, texts: &[&str]) -> Result<Vec<Vec<f64>>> {
+            let margin = |text: &str| match (text.contains("good"), text.contains("film")) {
+                (true, true) => 1.0,
+                (false, false) => -1.0,
+                _ => 2.0,
+            };
+            Ok(texts.iter().map(|text| vec![0.0, margin(text)]).collect())
+        }
+    }
+    let run = |attack: &dyn TextAttack| {
+        TextEngine::new()
+            .run(attack, &Both, &["a good old film"], &[TextGoal::untargeted(1)])
+            .unwrap()
+            .outcomes
+            .remove(0)
+    };
+    let greedy = Recipe::new("greedy", Greedy::new(Importance::DeleteOne)).transformation(Synonyms::new(synonyms()));
+    let missed = run(&greedy);
+    assert_eq!((missed.status, missed.sentence.text().as_str()), (TextStatus::Failed, "a good old film"));
+    let genetic = GeneticAttack::new(vectors()).transformation(Synonyms::new(synonyms())).most_changed(0.5);
+    for found in [run(&genetic), run(&BeamAttack::new(Synonyms::new(synonyms())))] {
+        assert_eq!((found.status, found.sentence.changed().collect::<Vec<_>>()), (TextStatus::Succeeded, vec![1, 3]));
+    }
+}
+
+/// Sentences about films and a naive Bayes classifier of their words; none where the data is not there.
+fn film_reviews() -> Option<(Vec<String>, Vec<usize>, Bag)> {
+    let folder = data()?.join("movie-reviews");
+    let mut counts: HashMap<String, [f64; 2]> = HashMap::new();
+    let (mut texts, mut labels) = (Vec::new(), Vec::new());
+    for (label, name) in ["rt-polarity.neg", "rt-polarity.pos"].iter().enumerate() {
+        let latin: String = std::fs::read(folder.join(name)).ok()?.into_iter().map(char::from).collect();
+        for (i, line) in latin.lines().enumerate().take(2000) {
+            if i % 20 == 0 {
+                texts.push(line.to_owned());
+                labels.push(label);
+            } else {
+                line.unicode_words()
+                    .for_each(|word| counts.entry(word.to_lowercase()).or_insert([1.0; 2])[label] += 1.0);
+            }
+        }
+    }
+    let total = |label: usize| counts.values().map(|count| count[label]).sum::<f64>();
+    let prior = (total(0) / total(1)).ln();
+    let weights = counts.into_iter().map(|(word, count)| (word, (count[1] / count[0]).ln() + prior)).collect();
+    Some((texts, labels, Bag { weights, bias: 0.0, asked: Mutex::default() }))
+}
+
+fn data() -> Option<std::path::PathBuf> {
+    let named = std::env::var_os("DATA_DIR").map(std::path::PathBuf::from);
+    let beside = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
+    named.into_iter().chain([beside]).find(|folder| folder.join("movie-reviews").exists())
+}
+
+#[test]
+fn film_reviews_are_turned_by_misspellings_and_by_synonyms() {
+    let Some((texts, labels, model)) = film_reviews() else {
+        eprintln!("no folder movie-reviews in DATA_DIR");
+        return;
+    };
+    let goals = TextGoal::untargeted_all(&labels);
+    let misspelt = DeepWordBug::new().importance(Importance::DeleteOne).attack(&model, &texts, &goals).unwrap();
+    assert!(misspelt.accuracy_before() > 0.65 && misspelt.accuracy_after() < 0.05, "{}", misspelt.summary());
+    let Ok(thesaurus) = SynonymList::read(data().unwrap().join("synonyms/ppdb_synonyms.txt")) else { return };
+    let attack = Pwws::new(Arc::new(thesaurus)).constraint(MostChanged::share(0.25));
+    let replaced = attack.attack(&model, &texts, &goals).unwrap();
+    assert!(replaced.accuracy_after() < replaced.accuracy_before() - 0.2, "{}", replaced.summary());
+    assert!(replaced.outcomes.iter().all(|outcome| attack.recipe().allows(&outcome.sentence)));
+}

@@ -1,4 +1,14 @@
 //! Attacks on text: classifiers of sentences, and how their predictions are turned without changing what a reader understands.
+//!
+//! | to | take |
+//! |---|---|
+//! | make a model something to attack | [`TextClassifier`], with gradients [`TextGradients`] |
+//! | attack with scores alone | [`DeepWordBug`], [`Homoglyphs`], [`Pwws`], [`TextFooler`], [`GeneticAttack`], [`BeamAttack`] |
+//! | attack with gradients | [`HotFlip`], [`UniversalTrigger`] |
+//! | set batch, budget and seed | [`TextEngine`] |
+//! | put an attack together | [`Recipe`], of a [`TextSearch`], [`Transformation`]s and [`Constraint`]s |
+//! | write one of your own | [`TextAttack`] |
+//! | know synonyms | [`WordNet`], [`SynonymList`], your own [`Thesaurus`] |
 
 mod attacks;
 mod classifier;
@@ -20,8 +30,8 @@ pub use attacks::{
 };
 pub use classifier::{TextClassifier, TextGradients, TokenGradients};
 pub use constraint::{
-    ChangeOnce, Constraint, EditDistance, MostChanged, PartOfSpeech, PartOfSpeechTagger, Parts, SamePartOfSpeech,
-    SentenceSimilarity, StopWords, SuffixTagger, WordSimilarity, levenshtein_within,
+    ChangeOnce, Constraint, EditDistance, MostChanged, NoAntonyms, PartOfSpeech, PartOfSpeechTagger, Parts,
+    SamePartOfSpeech, SentenceSimilarity, StopWords, SuffixTagger, WordSimilarity, levenshtein_within,
 };
 pub use engine::{Reply, TextCase, TextEngine, TextOracle};
 pub use goal::TextGoal;

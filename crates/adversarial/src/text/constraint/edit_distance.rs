@@ -5,7 +5,8 @@ use crate::text::Sentence;
 
 /// At most so many characters are put in, taken out or replaced: Levenshtein's distance of the texts, in Unicode characters.
 ///
-/// Cost: proportional to the text's length times the distance allowed, and to the length alone where little has changed.
+/// Cost: that of the words changed, whose distances added up are at least that of the texts; only where this is more than allowed, the
+/// text's length times the distance allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EditDistance {
     most: usize,
@@ -28,7 +29,13 @@ impl Constraint for EditDistance {
     }
 
     fn allows(&self, sentence: &Sentence) -> bool {
-        levenshtein_within(sentence.original(), &sentence.text(), self.most).is_some()
+        // Word by word there are never fewer edits than for the whole; a word taken out may take a space with it.
+        let words = sentence.changed().try_fold(self.most, |left, word| {
+            let (before, after) = (sentence.original_word(word), sentence.word(word));
+            let edits = levenshtein_within(before, after, left)? + usize::from(after.is_empty());
+            left.checked_sub(edits)
+        });
+        words.is_some() || levenshtein_within(sentence.original(), &sentence.text(), self.most).is_some()
     }
 }
 
@@ -105,6 +112,17 @@ mod tests {
             let distance = plain(&a, &b);
             prop_assert_eq!(levenshtein_within(&a, &b, most), (distance <= most).then_some(distance));
             prop_assert_eq!(levenshtein_within(&a, &b, usize::MAX), Some(distance));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn word_by_word_nothing_is_allowed_that_is_not_in_all(
+            text in "[ab]{1,4}( [ab]{1,4}){0,3}[.!]?", new in proptest::collection::vec("[ab ]{0,5}", 4), most in 0usize..8,
+        ) {
+            let sentence = Sentence::new(text.as_str());
+            let changed = (0..sentence.len()).fold(sentence, |sentence, word| sentence.replace_exactly(word, &new[word]));
+            prop_assert_eq!(EditDistance::new(most).allows(&changed), plain(&text, &changed.text()) <= most);
         }
     }
 

@@ -3,6 +3,7 @@
 mod change_once;
 mod edit_distance;
 mod most_changed;
+mod no_antonyms;
 mod part_of_speech;
 mod sentence_similarity;
 mod stop_words;
@@ -11,6 +12,7 @@ mod word_similarity;
 pub use change_once::ChangeOnce;
 pub use edit_distance::{EditDistance, levenshtein_within};
 pub use most_changed::MostChanged;
+pub use no_antonyms::NoAntonyms;
 pub use part_of_speech::{PartOfSpeech, PartOfSpeechTagger, Parts, SamePartOfSpeech, SuffixTagger};
 pub use sentence_similarity::SentenceSimilarity;
 pub use stop_words::StopWords;

@@ -1,6 +1,6 @@
 //! WordNet 3.0.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
@@ -140,18 +140,14 @@ impl WordNet {
 impl Thesaurus for WordNet {
     fn synonyms(&self, word: &str) -> Vec<String> {
         let word = word.to_lowercase();
-        let mut found: Vec<String> = Vec::new();
-        for place in 0..PARTS.len() {
+        let mut found = Vec::new();
+        let mut seen = HashSet::from([word.clone()]);
+        for (place, lemmas) in self.lemmas.iter().enumerate() {
             for base in self.bases(place, &word) {
-                for synonym in self.lemmas[place]
-                    .get(base.as_str())
-                    .into_iter()
-                    .flatten()
-                    .flat_map(|set| &self.sets[*set as usize])
-                {
-                    let same = |other: &str| other.to_lowercase() == synonym.to_lowercase();
-                    let wanted = self.phrases || !synonym.contains(' ');
-                    if wanted && !same(&word) && !same(&base) && !found.iter().any(|found| same(found)) {
+                let sets = lemmas.get(base.as_str()).into_iter().flatten();
+                seen.insert(base);
+                for synonym in sets.flat_map(|set| &self.sets[*set as usize]) {
+                    if (self.phrases || !synonym.contains(' ')) && seen.insert(synonym.to_lowercase()) {
                         found.push(synonym.to_string());
                     }
                 }

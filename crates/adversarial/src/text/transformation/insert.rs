@@ -8,7 +8,7 @@ use crate::text::Sentence;
 
 /// Puts a letter, or a space, into a word: `film` → `fiolm`, `fi lm`. The fourth of DeepWordBug's four.
 ///
-/// Places are those before a character; the first is left to the word's capital, so that a word of one character has none.
+/// Places are those between two characters, so that a word of one character has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InsertCharacter {
     places: Places,
@@ -33,7 +33,9 @@ impl Transformation for InsertCharacter {
     }
 
     fn candidates(&self, sentence: &Sentence, word: usize, random: &mut Random) -> Vec<Sentence> {
-        let places = self.places.of(sentence.characters(word).saturating_sub(1), random);
+        // All of them lie inside.
+        let places = if self.places == Places::All { Places::All } else { Places::Random };
+        let places = places.of(sentence.characters(word).saturating_sub(1), random);
         let new = |random: &mut Random| if self.space { " ".to_owned() } else { letter(random) };
         places.into_iter().filter_map(|at| sentence.insert_character(word, at + 1, &new(random))).collect()
     }

@@ -1,11 +1,12 @@
 //! Characters replaced by any letter.
 
 use core_tensor::Random;
+use unicode_segmentation::UnicodeSegmentation;
 
 use super::{Places, Transformation};
 use crate::text::Sentence;
 
-/// Replaces a character by a letter from `a` to `z` drawn at random: `film` → `fikm`. The second of DeepWordBug's four; for letters that
+/// Replaces a character by another letter from `a` to `z` drawn at random: `film` → `fikm`. The second of DeepWordBug's four; for letters that
 /// lie near on the keyboard see [`KeyboardTypo`](super::KeyboardTypo).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SubstituteCharacter {
@@ -25,8 +26,17 @@ impl Transformation for SubstituteCharacter {
     }
 
     fn candidates(&self, sentence: &Sentence, word: usize, random: &mut Random) -> Vec<Sentence> {
-        let places = self.places.of(sentence.characters(word), random);
-        places.into_iter().filter_map(|at| sentence.replace_character(word, at, &letter(random))).collect()
+        let characters: Vec<String> = sentence.word(word).graphemes(true).map(str::to_lowercase).collect();
+        let places = self.places.of(characters.len(), random);
+        let new = |random: &mut Random, old: &str| {
+            let new = letter(random);
+            // The same letter would be no change: the one after it.
+            if new == old { char::from(b'a' + (new.as_bytes()[0] - b'a' + 1) % 26).to_string() } else { new }
+        };
+        places
+            .into_iter()
+            .filter_map(|at| sentence.replace_character(word, at, &new(random, &characters[at])))
+            .collect()
     }
 }
 
