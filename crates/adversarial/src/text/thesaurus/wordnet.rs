@@ -18,7 +18,7 @@ use crate::text::constraint::{PartOfSpeech, PartOfSpeechTagger, Parts};
 /// The same files tell which parts of speech a word can be: WordNet is a [`PartOfSpeechTagger`], for
 /// [`SamePartOfSpeech`](crate::text::SamePartOfSpeech).
 ///
-/// Cost: reading takes about a third of a second and 40 MB for the whole of WordNet 3.0.
+/// Cost: the whole of WordNet 3.0 is read in less than 0.2 s of one core.
 ///
 /// G. A. Miller, "WordNet: a lexical database for English", Communications of the ACM, 1995; file formats in its manual pages
 /// `wndb(5)` and `morphy(7)`.
