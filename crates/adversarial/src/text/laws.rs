@@ -509,6 +509,31 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn hot_flip_keeps_its_constraints_on_any_text(
+        text in "(a|B|abc|CAB|not|e\u{301}a|\\PC{0,3}|[ \u{301}\u{200d}א👍🏽.,\n-]){0,9}", characters: bool, label in 0usize..2,
+    ) {
+        let words = ["a", "b", "c", "abc", "cab", "<pad>"].map(String::from).to_vec();
+        let vectors = WordVectors::new(words, vec![1.0, -1.0, 0.5, 2.0, -2.0, -9.0]).unwrap();
+        let model = Embedded { vectors, classes: vec![vec![0.1], vec![1.0]], characters };
+        let (edits, words) = (EditDistance::new(3), MostChanged::words(2));
+        let attack = free_flips().most_flips(3).stop_words(StopWords::new(["cab"])).constraint(edits).constraint(words);
+        let attacked = attack.attack_with_gradients(&model, &[&text], &[TextGoal::untargeted(label)]).unwrap();
+        let outcome = &attacked.outcomes[0];
+        prop_assert!(edits.allows(&outcome.sentence) && words.allows(&outcome.sentence));
+        for (before, after) in outcome.changed_words() {
+            prop_assert!(before.to_lowercase() != "cab" && !after.contains('<'), "{} {}", before, after);
+        }
+        if outcome.status == TextStatus::Succeeded {
+            let logits = model.logits(&[&outcome.sentence.text()]).unwrap();
+            prop_assert!(outcome.goal.reached(&logits[0]));
+        }
+    }
+}
+
 #[test]
 fn hot_flip_flips_characters_of_a_model_that_reads_them() {
     let words = ["a", "b", "c", "<pad>"].map(String::from).to_vec();
