@@ -127,7 +127,8 @@ impl WordVectors {
         found
     }
 
-    fn cosine_of_rows(&self, a: usize, b: usize) -> f64 {
+    /// The cosine of the vectors of two rows.
+    pub(crate) fn cosine_of_rows(&self, a: usize, b: usize) -> f64 {
         let norms = self.norms[a] * self.norms[b];
         if norms > 0.0 { (dot(self.vector(a), self.vector(b)) / norms).clamp(-1.0, 1.0) } else { 0.0 }
     }
