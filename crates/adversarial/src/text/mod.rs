@@ -2,13 +2,11 @@
 //!
 //! | to | take |
 //! |---|---|
-<<<<<<< HEAD
 //! | part a text into words | [`tokenise`], [`Vocabulary`] |
 //! | have labelled sentences | [`Corpus`] |
 //! | classify them with a Burn module | [`TextCnn`], [`GruClassifier`], your own [`TextModule`]; [`NeuralText`] |
 //! | train it, with an adversary or without | [`training`] |
 //! | train word vectors, and tell synonyms from antonyms | [`Ppmi`], [`CounterFitting`], [`Similarities`] |
-=======
 //! | make a model something to attack | [`TextClassifier`], with gradients [`TextGradients`] |
 //! | attack with scores alone | [`DeepWordBug`], [`Homoglyphs`], [`Pwws`], [`TextFooler`], [`GeneticAttack`], [`BeamAttack`] |
 //! | attack with gradients | [`HotFlip`], [`UniversalTrigger`] |
@@ -16,31 +14,27 @@
 //! | put an attack together | [`Recipe`], of a [`TextSearch`], [`Transformation`]s and [`Constraint`]s |
 //! | write one of your own | [`TextAttack`] |
 //! | know synonyms | [`WordNet`], [`SynonymList`], your own [`Thesaurus`] |
->>>>>>> textattack
 
 mod attacks;
 mod classifier;
-<<<<<<< HEAD
-mod corpus;
-mod files;
-mod models;
-mod neural;
-mod opinions;
-mod pairs;
-pub mod training;
-mod vocabulary;
-=======
 mod constraint;
+mod corpus;
 mod engine;
+mod files;
 mod goal;
 #[cfg(test)]
 mod laws;
+mod models;
+mod neural;
+mod opinions;
 mod outcome;
+mod pairs;
 mod search;
 mod sentence;
 mod thesaurus;
+pub mod training;
 mod transformation;
->>>>>>> textattack
+mod vocabulary;
 mod word_vectors;
 
 pub use attacks::{
@@ -48,22 +42,18 @@ pub use attacks::{
     Trigger, TriggerReport, UniversalTrigger,
 };
 pub use classifier::{TextClassifier, TextGradients, TokenGradients};
-<<<<<<< HEAD
-pub use corpus::Corpus;
-pub use files::Encoding;
-pub use models::{Embedded, GruClassifier, GruClassifierConfig, TextCnn, TextCnnConfig, TextModule};
-pub use neural::NeuralText;
-pub use pairs::read_pairs;
-pub use vocabulary::{Encoded, Token, Vocabulary, tokenise};
-pub use word_vectors::{CounterFitting, Ppmi, Similarities, WordVectors};
-=======
 pub use constraint::{
     ChangeOnce, Constraint, EditDistance, MostChanged, NoAntonyms, PartOfSpeech, PartOfSpeechTagger, Parts,
     SamePartOfSpeech, SentenceSimilarity, StopWords, SuffixTagger, WordSimilarity, levenshtein_within,
 };
+pub use corpus::Corpus;
 pub use engine::{Reply, TextCase, TextEngine, TextOracle};
+pub use files::Encoding;
 pub use goal::TextGoal;
+pub use models::{Embedded, GruClassifier, GruClassifierConfig, TextCnn, TextCnnConfig, TextModule};
+pub use neural::NeuralText;
 pub use outcome::{Prediction, SkipReason, TextAttacked, TextOutcome, TextStatus};
+pub use pairs::read_pairs;
 pub use search::{Beam, Evolution, Greedy, Importance, Space, TextSearch, WeightedSaliency};
 pub use sentence::{Sentence, keep_case};
 pub use thesaurus::{SynonymList, Thesaurus, WordNet};
@@ -71,5 +61,5 @@ pub use transformation::{
     DeleteCharacter, HomoglyphSubstitution, InsertCharacter, KeyboardTypo, NearestWords, Places, SubstituteCharacter,
     SwapCharacters, Synonyms, Transformation, homoglyphs, keyboard_neighbours,
 };
-pub use word_vectors::WordVectors;
->>>>>>> textattack
+pub use vocabulary::{Encoded, Token, Vocabulary, tokenise};
+pub use word_vectors::{CounterFitting, Ppmi, Similarities, WordVectors};
