@@ -61,8 +61,8 @@ fn all_five_techniques_read_digits_and_hold_them() {
     let run = train::start(&recipe, &root.path().join("run"), &AtomicBool::new(false), &mut |_| {}).unwrap();
     let (last, robust) = (run.metrics.epochs.last().unwrap(), run.metrics.robust.last().unwrap());
     println!("{last:?} {robust:?}");
-    assert!(last.test_accuracy > 0.95, "{last:?}");
-    assert!(last.task_accuracies[0] > 0.95, "{last:?}");
-    assert!(robust.robust_accuracy > 0.75, "{robust:?}");
+    assert!(last.test_accuracy > 0.97, "{last:?}");
+    assert!(last.task_accuracies[0] > 0.97, "{last:?}");
+    assert!(robust.robust_accuracy > 0.74, "{robust:?}");
     assert!(run.folder.join("best/average.bpk").exists());
 }
