@@ -16,6 +16,7 @@
 //! | wrong labels, or too many examples | [`data`]: hyper-cleaning, meta-weight-net, distillation |
 //! | operations to choose from | [`darts`] |
 //! | only a learning rate | [`HypergradientDescent`] |
+//! | a rate or weight decay of any optimizer, in a loop of one's own | [`OneStep`] |
 //!
 //! What would be wrong is a named [`Error`], never a zero: a leaf of `x` that is detached, an operation without a rule, negative curvature, a
 //! problem or a system that is not solved. [`diagnose`] compares any method with central differences.
@@ -34,6 +35,7 @@ mod inner;
 pub mod meta;
 mod method;
 mod multilevel;
+mod one_step;
 mod online;
 pub mod parameterise;
 mod penalty;
@@ -59,6 +61,7 @@ pub use implicit::Implicit;
 pub use inner::NewtonCg;
 pub use method::{Hypergradient, Method};
 pub use multilevel::{Trilevel, TrilevelGradient};
+pub use one_step::OneStep;
 pub use online::HypergradientDescent;
 pub use parameterise::Domain;
 pub use penalty::Penalty;

@@ -144,10 +144,10 @@ struct TrainArgs {
         conflicts_with_all = ["config", "print_config", "out", "data", "model", "batch_size", "lr", "optimizer", "seed"]
     )]
     resume: Option<PathBuf>,
-    /// digits (embedded) or mnist (IDX files).
+    /// digits (embedded), mnist, or your own images: idx, csv, png.
     #[arg(long, value_name = "NAME")]
     data: Option<String>,
-    /// Folder of the IDX files.
+    /// Folder of the files.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
     /// cnn or mlp.
@@ -231,7 +231,7 @@ fn run(arguments: &TrainArgs) -> Result<u8> {
         run.resume_command
     ));
     Ok(match run.ending {
-        Ending::Finished => 0,
+        Ending::Finished | Ending::StoppedEarly { .. } | Ending::BudgetSpent => 0,
         Ending::Interrupted => {
             eprintln!("interrupted: nothing is lost, go on with {}", run.resume_command);
             INTERRUPTED

@@ -58,6 +58,18 @@ pub enum Error {
         /// What is allowed.
         expected: String,
     },
+    /// Two settings that have no meaning together.
+    #[error("{origin}: {one} with {other}: {why}")]
+    Contradiction {
+        /// The recipe file.
+        origin: String,
+        /// One setting.
+        one: String,
+        /// The other.
+        other: String,
+        /// Why they have no meaning together, and what to take instead.
+        why: String,
+    },
     /// Data that lacks a file.
     #[error("{what}: none of {looked_for} found; {remedy}")]
     MissingData {
@@ -115,6 +127,15 @@ impl From<multitask::Error> for Error {
         Self::Compute(match error {
             multitask::Error::Core(error) => error,
             other => core_tensor::Error::transform("multitask", other),
+        })
+    }
+}
+
+impl From<bilevel::Error> for Error {
+    fn from(error: bilevel::Error) -> Self {
+        Self::Compute(match error {
+            bilevel::Error::Core(error) => error,
+            other => core_tensor::Error::transform("bilevel", other),
         })
     }
 }

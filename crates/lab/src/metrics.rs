@@ -12,6 +12,8 @@ pub enum Record {
     Epoch(Epoch),
     /// A measurement of the Hessian.
     Spectrum(Spectrum),
+    /// A measurement of robust accuracy.
+    Robust(Robust),
 }
 
 /// One update of the weights.
@@ -35,7 +37,7 @@ pub struct Step {
 }
 
 /// The state after a pass over the training set.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {
     /// From 1.
     pub epoch: u64,
@@ -51,6 +53,24 @@ pub struct Epoch {
     pub test_loss: f64,
     /// Part of the test set classified correctly, 0 to 1.
     pub test_accuracy: f64,
+    /// Mean loss over the validation set, in nats, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_loss: Option<f64>,
+    /// Part of the validation set classified correctly, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_accuracy: Option<f64>,
+    /// Part of the first validation examples that holds under attack, where that is what training goes by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_robust_accuracy: Option<f64>,
+    /// Part of the test set classified correctly by each head after the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub task_accuracies: Vec<f64>,
+    /// The setting that is learned, as it is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learned: Option<f64>,
+    /// ε spent so far, under DP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epsilon: Option<f64>,
     /// Seconds of work so far, those before a resumption included.
     pub seconds: f64,
 }
@@ -72,6 +92,21 @@ pub struct Spectrum {
     pub residuals: Vec<f64>,
 }
 
+/// How many test examples hold under attack.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Robust {
+    /// Epochs done.
+    pub epoch: u64,
+    /// Steps done.
+    pub step: u64,
+    /// The first so many test examples.
+    pub examples: usize,
+    /// Part of them classified correctly as they are.
+    pub clean_accuracy: f64,
+    /// Part of them for which no mistake was found in the ball.
+    pub robust_accuracy: f64,
+}
+
 /// Everything that a run recorded, by kind.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metrics {
@@ -81,6 +116,8 @@ pub struct Metrics {
     pub epochs: Vec<Epoch>,
     /// In order.
     pub spectra: Vec<Spectrum>,
+    /// In order.
+    pub robust: Vec<Robust>,
 }
 
 impl Metrics {
@@ -90,6 +127,7 @@ impl Metrics {
             Record::Step(step) => self.steps.push(step),
             Record::Epoch(epoch) => self.epochs.push(epoch),
             Record::Spectrum(spectrum) => self.spectra.push(spectrum),
+            Record::Robust(robust) => self.robust.push(robust),
         }
     }
 

@@ -11,6 +11,11 @@ use toml::{Table, Value};
 
 use crate::error::{Error, Result};
 
+mod rules;
+mod tables;
+
+pub use tables::*;
+
 /// All settings of a training run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -23,156 +28,18 @@ pub struct Recipe {
     pub train: TrainRecipe,
     /// How a gradient becomes an update.
     pub optimizer: OptimizerRecipe,
+    /// In which numbers is computed.
+    pub precision: PrecisionRecipe,
+    /// What becomes of long gradients, and what noise they get.
+    pub clipping: ClippingRecipe,
+    /// Against whom is trained.
+    pub adversarial: AdversarialRecipe,
+    /// Which setting is learned too.
+    pub bilevel: BilevelRecipe,
+    /// What is learned beside the class.
+    pub multitask: MultitaskRecipe,
     /// What is measured of the Hessian.
     pub spectrum: SpectrumRecipe,
-}
-
-/// Section `[data]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DataRecipe {
-    /// The data set.
-    pub name: DataName,
-    /// Folder of the data files; empty: looked for.
-    pub dir: String,
-    /// Largest number of training examples used; 0: all.
-    pub limit: usize,
-}
-
-/// A data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DataName {
-    /// The embedded UCI digits, 8 × 8 pixels.
-    Digits,
-    /// MNIST from IDX files, 28 × 28 pixels.
-    Mnist,
-}
-
-impl DataName {
-    /// The data set's name in prose.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Digits => "UCI digits",
-            Self::Mnist => "MNIST",
-        }
-    }
-}
-
-/// Section `[model]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ModelRecipe {
-    /// The architecture.
-    pub name: ModelName,
-    /// Channels of the first convolution; the second has twice as many.
-    pub channels: usize,
-    /// Width of the hidden linear layers.
-    pub hidden: usize,
-}
-
-/// An architecture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ModelName {
-    /// Two convolutions with max-pooling, then two linear layers.
-    Cnn,
-    /// Three linear layers.
-    Mlp,
-}
-
-/// Section `[train]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TrainRecipe {
-    /// Passes over the training set.
-    pub epochs: u64,
-    /// Examples a step.
-    pub batch_size: usize,
-    /// Seed of the initial weights and of the order of the examples.
-    pub seed: u64,
-}
-
-/// Section `[optimizer]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OptimizerRecipe {
-    /// The update rule.
-    pub name: OptimizerName,
-    /// Learning rate.
-    pub lr: f64,
-    /// How the learning rate changes over the run.
-    pub schedule: Schedule,
-    /// Momentum of `sgd`.
-    pub momentum: f64,
-    /// Weight decay.
-    pub weight_decay: f64,
-}
-
-/// An update rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimizerName {
-    /// Stochastic gradient descent with momentum.
-    Sgd,
-    /// Adam.
-    Adam,
-    /// Adam with decoupled weight decay.
-    AdamW,
-}
-
-/// How the learning rate changes over the run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Schedule {
-    /// Always `lr`.
-    Constant,
-    /// Half a cosine from `lr` down to zero over the run.
-    Cosine,
-}
-
-/// Section `[spectrum]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SpectrumRecipe {
-    /// Epochs between two measurements; 0: never.
-    pub every: u64,
-    /// Number of top eigenvalues.
-    pub eigenvalues: usize,
-    /// Lanczos iterations, one Hessian-vector product each.
-    pub iterations: usize,
-    /// Training examples whose mean loss is examined.
-    pub examples: usize,
-}
-
-impl Default for DataRecipe {
-    fn default() -> Self {
-        Self { name: DataName::Digits, dir: String::new(), limit: 0 }
-    }
-}
-
-impl Default for ModelRecipe {
-    fn default() -> Self {
-        Self { name: ModelName::Cnn, channels: 16, hidden: 64 }
-    }
-}
-
-impl Default for TrainRecipe {
-    fn default() -> Self {
-        Self { epochs: 20, batch_size: 64, seed: 0 }
-    }
-}
-
-impl Default for OptimizerRecipe {
-    fn default() -> Self {
-        Self { name: OptimizerName::AdamW, lr: 0.002, schedule: Schedule::Constant, momentum: 0.9, weight_decay: 0.01 }
-    }
-}
-
-impl Default for SpectrumRecipe {
-    fn default() -> Self {
-        Self { every: 4, eigenvalues: 5, iterations: 20, examples: 256 }
-    }
 }
 
 /// A setting: its name, what is allowed and what it does.
@@ -201,61 +68,182 @@ pub enum Kind {
 
 /// Every setting, in the order in which a recipe prints them.
 pub const FIELDS: &[Field] = &[
-    Field {
-        name: "data.name",
-        kind: Kind::Word(&["digits", "mnist"]),
-        doc: "the embedded UCI digits (8 x 8 pixels), or MNIST from IDX files (28 x 28)",
-    },
+    word(
+        "data.name",
+        &["digits", "mnist", "idx", "csv", "png"],
+        "embedded UCI digits (8 x 8 pixels), MNIST (28 x 28), or your own images: IDX files named as MNIST's, CSV files (an image a line), PNG files (a folder a class)",
+    ),
     Field {
         name: "data.dir",
         kind: Kind::Text,
-        doc: "folder of the IDX files; empty: $DATA_DIR/mnist, else ../shared/data/mnist",
+        doc: "folder of the files; empty: $DATA_DIR/mnist, else ../shared/data/mnist (mnist); the working folder (idx, csv, png)",
     },
-    Field { name: "data.limit", kind: Kind::Int(0, 10_000_000), doc: "use only so many training examples; 0: all" },
-    Field { name: "model.name", kind: Kind::Word(&["cnn", "mlp"]), doc: "the architecture" },
-    Field {
-        name: "model.channels",
-        kind: Kind::Int(1, 512),
-        doc: "cnn: channels of the first convolution; the second has twice as many",
-    },
-    Field { name: "model.hidden", kind: Kind::Int(1, 8192), doc: "width of the hidden linear layers" },
-    Field { name: "train.epochs", kind: Kind::Int(1, 100_000), doc: "passes over the training set" },
-    Field { name: "train.batch_size", kind: Kind::Int(1, 65_536), doc: "examples a step" },
-    Field {
-        name: "train.seed",
-        kind: Kind::Int(0, i64::MAX),
-        doc: "of the initial weights and of the order of the examples",
-    },
-    Field { name: "optimizer.name", kind: Kind::Word(&["adamw", "adam", "sgd"]), doc: "the update rule" },
-    Field { name: "optimizer.lr", kind: Kind::Real(1e-12, 1e3), doc: "learning rate" },
-    Field {
-        name: "optimizer.schedule",
-        kind: Kind::Word(&["constant", "cosine"]),
-        doc: "the learning rate stays, or falls to zero along half a cosine over the run",
-    },
-    Field { name: "optimizer.momentum", kind: Kind::Real(0.0, 0.999_999), doc: "sgd: momentum" },
-    Field {
-        name: "optimizer.weight_decay",
-        kind: Kind::Real(0.0, 10.0),
-        doc: "adamw: decoupled from the gradient; adam and sgd: added to it",
-    },
-    Field {
-        name: "spectrum.every",
-        kind: Kind::Int(0, 100_000),
-        doc: "epochs between two measurements of the Hessian's top eigenvalues; 0: never",
-    },
-    Field { name: "spectrum.eigenvalues", kind: Kind::Int(1, 50), doc: "how many" },
-    Field {
-        name: "spectrum.iterations",
-        kind: Kind::Int(2, 500),
-        doc: "Lanczos iterations, one exact Hessian-vector product each; not fewer than eigenvalues",
-    },
-    Field {
-        name: "spectrum.examples",
-        kind: Kind::Int(1, 10_000_000),
-        doc: "the first so many training examples, whose mean loss is examined",
-    },
+    int("data.limit", 0, 10_000_000, "use only so many training examples; 0: all"),
+    real(
+        "data.validation",
+        0.0,
+        0.9,
+        "share of the training examples held out to judge by: early stopping, best checkpoint, learned weight decay",
+    ),
+    int("data.height", 0, 4096, "csv: rows of an image; 0: images are square"),
+    int("data.width", 0, 4096, "csv: columns of an image; 0: images are square"),
+    int("data.labels", 1, 8, "csv: label columns at the end of a line"),
+    int("data.ink", 0, 255, "csv: grey value of full ink; 0: the largest in the training file"),
+    word("model.name", &["cnn", "mlp"], "the architecture"),
+    int("model.channels", 1, 512, "cnn: channels of the first convolution; the second has twice as many"),
+    int("model.hidden", 1, 8192, "width of the hidden linear layers"),
+    word(
+        "model.norm",
+        &["none", "batch", "group"],
+        "cnn: normalisation after each convolution, by the batch or by the channels of one example",
+    ),
+    int("train.epochs", 1, 100_000, "passes over the training set"),
+    int("train.batch_size", 1, 65_536, "examples a step; clipping.rule = dp: on average"),
+    int("train.seed", 0, i64::MAX, "of the initial weights, the order of the examples and all else that is drawn"),
+    real(
+        "train.ema",
+        0.0,
+        0.999_999,
+        "decay of a moving average of the weights, which is then what is measured, and saved beside them; 0: none",
+    ),
+    word(
+        "train.metric",
+        &["accuracy", "loss", "robust-accuracy"],
+        "of the validation examples; what patience and keep go by",
+    ),
+    int("train.patience", 0, 100_000, "epochs without a better metric after which training ends; 0: it does not"),
+    word(
+        "train.keep",
+        &["last", "best"],
+        "keep the last checkpoint, or beside it the one with the best metric (folder best)",
+    ),
+    word("optimizer.name", &["adamw", "adam", "sgd"], "the update rule"),
+    real("optimizer.lr", 1e-12, 1e3, "learning rate; bilevel.learn = learning-rate: where it starts"),
+    word(
+        "optimizer.schedule",
+        &["constant", "cosine", "step"],
+        "after the warm-up the learning rate stays, falls to zero along half a cosine, or falls in steps",
+    ),
+    int("optimizer.warmup", 0, 100_000, "epochs over which the learning rate grows to lr in a straight line"),
+    int("optimizer.step_every", 1, 100_000, "step: epochs between two changes"),
+    real("optimizer.step_factor", 0.0, 1.0, "step: what the learning rate is multiplied by"),
+    real("optimizer.momentum", 0.0, 0.999_999, "sgd: momentum"),
+    real("optimizer.weight_decay", 0.0, 10.0, "adamw: decoupled from the gradient; adam and sgd: added to it"),
+    word(
+        "precision.compute",
+        &["f32", "bf16", "f16"],
+        "type of matrix products and convolutions, forward and backward; weights stay f32",
+    ),
+    word(
+        "precision.loss_scale",
+        &["auto", "none", "fixed", "dynamic"],
+        "multiply the loss before the backward pass and divide the gradient after it; auto: dynamic for f16, else none",
+    ),
+    real("precision.scale", 1.0, 16_777_216.0, "fixed: the scale; dynamic: the first one"),
+    int("precision.growth_interval", 1, 1_000_000_000, "dynamic: finite steps after which the scale doubles"),
+    word(
+        "precision.finite_check",
+        &["auto", "always"],
+        "skip a step whose gradient is not finite: with 16-bit types or a loss scale, or always",
+    ),
+    word(
+        "precision.state",
+        &["f32", "dynamic8", "linear8", "fp8", "dynamic4", "linear4"],
+        "number format of the optimizer's moments (tensors of 4096 numbers and more)",
+    ),
+    word(
+        "clipping.rule",
+        &["none", "global-norm", "tensor-norm", "value", "agc", "autoclip", "quantile", "zclip", "dp"],
+        "what becomes of long gradients; dp: each example's is clipped, and noise added to their sum",
+    ),
+    real(
+        "clipping.limit",
+        1e-9,
+        1e9,
+        "global-norm, tensor-norm, dp: largest norm; value: largest element; quantile: the first limit",
+    ),
+    real("clipping.lambda", 0.0, 1e3, "agc: largest ratio of a unit's gradient to its weights"),
+    real(
+        "clipping.quantile",
+        0.01,
+        0.99,
+        "autoclip, quantile: share of the gradient norms so far that the limit lies above",
+    ),
+    real("clipping.z", 0.01, 100.0, "zclip: standard deviations above the mean norm"),
+    real("clipping.decay", 0.0, 0.999_999, "zclip: decay of the running averages"),
+    int("clipping.warmup", 1, 1_000_000, "zclip: steps before the rule begins"),
+    real(
+        "clipping.noise",
+        0.0,
+        1e3,
+        "standard deviation of normal noise, added to each element of the gradient before it is clipped",
+    ),
+    real("clipping.noise_multiplier", 0.0, 1e3, "dp: standard deviation of the noise in multiples of limit"),
+    real("clipping.epsilon", 0.0, 1e3, "dp: training ends before it would spend more than this epsilon; 0: no end"),
+    real("clipping.delta", 0.0, 0.5, "dp: delta of the account; 0: a tenth of one over the number of examples"),
+    word("adversarial.method", &["none", "pgd", "trades", "mart", "fast", "free"], "train at perturbed images"),
+    word("adversarial.norm", &["linf", "l2", "l1"], "how perturbations are measured"),
+    real("adversarial.radius", 0.0, 1e3, "how far an adversary may move an image; full ink is 1"),
+    int("adversarial.steps", 1, 1000, "pgd, trades, mart: steps of the ascent"),
+    real("adversarial.step_size", 0.0, 1e3, "length of a step; 0: the method's own"),
+    real("adversarial.beta", 0.0, 1e3, "trades: weight of the divergence"),
+    real("adversarial.lambda", 0.0, 1e3, "mart: weight of the divergence"),
+    int("adversarial.replays", 1, 100, "free: how often each batch is repeated; an epoch has as many times more steps"),
+    int("adversarial.every", 0, 100_000, "epochs between two measurements of robust accuracy; 0: only at the end"),
+    int("adversarial.evaluation_steps", 1, 10_000, "steps of the PGD that measures it"),
+    int("adversarial.evaluation_examples", 1, 10_000_000, "the first so many test examples, on which it is measured"),
+    word("adversarial.evaluation_loss", &["cross-entropy", "dlr"], "the loss which that PGD climbs"),
+    word(
+        "bilevel.learn",
+        &["none", "learning-rate", "weight-decay"],
+        "a setting that is learned while training: optimizer.lr by the agreement of successive steps, optimizer.weight_decay by the validation loss after a step",
+    ),
+    real("bilevel.rate", 1e-6, 0.5, "largest relative change of it at a time"),
+    int("bilevel.every", 1, 1_000_000, "weight-decay: steps between two changes"),
+    word(
+        "multitask.tasks",
+        &["none", "digit+parity", "digit+parity+large", "columns"],
+        "further heads on the same body: whether a digit is odd, whether it is above four; columns: the label columns of a CSV file",
+    ),
+    word(
+        "multitask.aggregator",
+        &[
+            "sum",
+            "mean",
+            "upgrad",
+            "dualproj",
+            "mgda",
+            "cagrad",
+            "pcgrad",
+            "imtl-g",
+            "aligned-mtl",
+            "config",
+            "nash-mtl",
+        ],
+        "how the tasks' gradients of the body become one; a head has its own task's",
+    ),
+    int("spectrum.every", 0, 100_000, "epochs between two measurements of the Hessian's top eigenvalues; 0: never"),
+    int("spectrum.eigenvalues", 1, 50, "how many"),
+    int(
+        "spectrum.iterations",
+        2,
+        500,
+        "Lanczos iterations, one exact Hessian-vector product each; not fewer than eigenvalues",
+    ),
+    int("spectrum.examples", 1, 10_000_000, "the first so many training examples, whose mean loss is examined"),
 ];
+
+const fn word(name: &'static str, words: &'static [&'static str], doc: &'static str) -> Field {
+    Field { name, kind: Kind::Word(words), doc }
+}
+
+const fn int(name: &'static str, low: i64, high: i64, doc: &'static str) -> Field {
+    Field { name, kind: Kind::Int(low, high), doc }
+}
+
+const fn real(name: &'static str, low: f64, high: f64, doc: &'static str) -> Field {
+    Field { name, kind: Kind::Real(low, high), doc }
+}
 
 /// A setting given on the command line.
 #[derive(Clone, Debug)]
@@ -329,15 +317,7 @@ impl Recipe {
 
     fn from_table(table: Table, origin: &str) -> Result<Self> {
         let recipe: Self = table.try_into().expect("a table that passed check_table is a recipe");
-        let spectrum = &recipe.spectrum;
-        if spectrum.iterations < spectrum.eigenvalues {
-            return Err(Error::Value {
-                origin: origin.into(),
-                field: "spectrum.iterations".into(),
-                value: spectrum.iterations.to_string(),
-                expected: format!("at least spectrum.eigenvalues = {}", spectrum.eigenvalues),
-            });
-        }
+        recipe.check(origin)?;
         Ok(recipe)
     }
 }
@@ -453,9 +433,11 @@ mod tests {
     fn printed_recipe_reads_back() {
         let mut recipe = Recipe::default();
         assert_eq!(Recipe::parse(&recipe.to_toml(), "").unwrap(), recipe);
-        recipe.data = DataRecipe { name: DataName::Mnist, dir: "a \"b\" \\ c".into(), limit: 7 };
-        recipe.model = ModelRecipe { name: ModelName::Mlp, channels: 3, hidden: 5 };
-        recipe.train = TrainRecipe { epochs: 9, batch_size: 8, seed: i64::MAX as u64 };
+        recipe.data =
+            DataRecipe { name: DataName::Mnist, dir: "a \"b\" \\ c".into(), limit: 7, ..DataRecipe::default() };
+        recipe.model = ModelRecipe { name: ModelName::Mlp, channels: 3, hidden: 5, norm: LayerNorm::Group };
+        recipe.train =
+            TrainRecipe { epochs: 9, batch_size: 8, seed: i64::MAX as u64, ema: 0.5, ..TrainRecipe::default() };
         recipe.optimizer.name = OptimizerName::Sgd;
         recipe.optimizer.schedule = Schedule::Cosine;
         recipe.optimizer.lr = 1e-9;
@@ -484,7 +466,7 @@ mod tests {
             let bad: &[&str] = match field.kind {
                 Kind::Word(_) => &["\"vgg\"", "3", "\"CNN\""],
                 Kind::Int(..) => &["-1", "1.5", "\"3\"", "true", "[1]"],
-                Kind::Real(..) => &["-1.0", "nan", "inf", "\"a\"", "9999.5"],
+                Kind::Real(..) => &["-1.0", "nan", "inf", "\"a\"", "99999999999.5"],
                 Kind::Text => &["3", "[\"a\"]"],
             };
             for value in bad {
@@ -499,7 +481,7 @@ mod tests {
     fn unknown_names_say_what_is_known() {
         assert_eq!(
             error("[train]\nepoch = 3"),
-            "a.toml: unknown field train.epoch (known here: epochs, batch_size, seed)"
+            "a.toml: unknown field train.epoch (known here: epochs, batch_size, seed, ema, metric, patience, keep)"
         );
         assert!(error("epochs = 3").starts_with("a.toml: unknown field epochs (known here: data, model,"));
         assert_eq!(error("train = 3"), "a.toml: train = 3: expected a section [train]");

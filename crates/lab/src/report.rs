@@ -9,7 +9,7 @@ pub mod surface;
 
 use std::fmt::Write;
 
-use crate::data::{CLASSES, Images};
+use crate::data::Images;
 use crate::metrics::Metrics;
 use crate::recipe::Recipe;
 use crate::summary::{self, Ending, Facts};
@@ -49,6 +49,8 @@ pub struct Report<'a> {
     pub ending: &'a Ending,
     /// The test set.
     pub test: &'a Images,
+    /// The names of the classes.
+    pub classes: &'a [String],
     /// What the model at the last checkpoint makes of it.
     pub predictions: &'a Predictions,
 }
@@ -94,7 +96,8 @@ impl Report<'_> {
     }
 
     fn accuracy(&self) -> Plot<'static> {
-        Plot {
+        let robust = self.metrics.robust.iter().map(|at| (at.step as f64, 100.0 * at.robust_accuracy)).collect();
+        let mut plot = Plot {
             title: "Accuracy",
             x_axis: "step",
             x_range: (0.0, self.last_step()),
@@ -104,7 +107,11 @@ impl Report<'_> {
                 line("training set", "train", 1.0, self.over_epochs(|epoch| 100.0 * epoch.train_accuracy)),
                 line("test set", "test", 1.0, self.over_epochs(|epoch| 100.0 * epoch.test_accuracy)),
             ],
+        };
+        if !self.metrics.robust.is_empty() {
+            plot.lines.push(line("under attack", "curve", 1.0, robust));
         }
+        plot
     }
 
     fn gradient_norm(&self) -> Plot<'static> {
@@ -171,13 +178,14 @@ impl Report<'_> {
         );
         for index in shown {
             let (label, class) = (self.test.labels[index], self.predictions.classes[index]);
+            let [is, read] = [label, class].map(|class| escape(&self.classes[usize::from(class)]));
             let percent = 100.0 * self.predictions.confidences[index];
             let _ = writeln!(
                 html,
-                "<li class=\"{}\"><img alt=\"a {label}\" src=\"{}\"/><span>{class} <small>{percent:.0} %</small></span>{}</li>",
+                "<li class=\"{}\"><img alt=\"a {is}\" src=\"{}\"/><span>{read} <small>{percent:.0} %</small></span>{}</li>",
                 if label == class { "right" } else { "wrong" },
                 image::png_address(self.test.image(index), self.test.width, self.test.ink),
-                if label == class { String::new() } else { format!("<em>is {label}</em>") }
+                if label == class { String::new() } else { format!("<em>is {is}</em>") }
             );
         }
         html += "</ul>\n</section>\n";
@@ -185,7 +193,8 @@ impl Report<'_> {
     }
 
     fn confusion(&self) -> String {
-        let mut counts = [[0usize; CLASSES]; CLASSES];
+        let classes = self.classes.len();
+        let mut counts = vec![vec![0usize; classes]; classes];
         for (label, class) in self.test.labels.iter().zip(&self.predictions.classes) {
             counts[usize::from(*label)][usize::from(*class)] += 1;
         }
@@ -193,12 +202,12 @@ impl Report<'_> {
             "<section>\n<h2>Confusion</h2>\n<p>Test examples by true class (rows) and class read (columns).</p>\n\
              <table class=\"confusion\">\n<thead><tr><th scope=\"col\">is \\ read</th>",
         );
-        for class in 0..CLASSES {
-            let _ = write!(html, "<th scope=\"col\">{class}</th>");
+        for class in self.classes {
+            let _ = write!(html, "<th scope=\"col\">{}</th>", escape(class));
         }
         html += "</tr></thead>\n<tbody>\n";
         for (label, row) in counts.iter().enumerate() {
-            let _ = write!(html, "<tr><th scope=\"row\">{label}</th>");
+            let _ = write!(html, "<tr><th scope=\"row\">{}</th>", escape(&self.classes[label]));
             let total = row.iter().sum::<usize>().max(1) as f64;
             for (class, &count) in row.iter().enumerate() {
                 let part = count as f64 / total;
@@ -369,6 +378,7 @@ mod tests {
                     test_loss: 0.08 + 2.0 * (-0.23 * done).exp(),
                     test_accuracy: 0.985 - 0.5 * (-0.3 * done).exp(),
                     seconds: 0.2 * done,
+                    ..Epoch::default()
                 });
             }
             if epoch.is_multiple_of(4) {
@@ -392,6 +402,7 @@ mod tests {
             device: "flex".into(),
             train_examples: data.train.len(),
             test_examples: data.test.len(),
+            tasks: vec!["class".into()],
         };
         Report {
             name,
@@ -401,6 +412,7 @@ mod tests {
             metrics: &metrics,
             ending: &Ending::Finished,
             test: &data.test,
+            classes: &data.classes,
             predictions: &predictions,
         }
         .html()

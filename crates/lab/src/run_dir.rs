@@ -3,7 +3,8 @@
 //! ```text
 //! RUN/recipe.toml             the recipe as run
 //! RUN/metrics.jsonl           a record a line, see the module `metrics`
-//! RUN/checkpoint/step-N/      model.bpk, optimizer.bpk (with the transforms), random.bpk, state.json
+//! RUN/checkpoint/step-N/      model.bpk (and average.bpk), optimizer.bpk (with the transforms), techniques.bpk, random.bpk, state.json
+//! RUN/best/                   the same of the epoch with the best metric, where it is kept
 //! RUN/report.html             written when the run ends
 //! ```
 //! The folder, each checkpoint and each file that is replaced come into being under another name beside their place and are
@@ -23,6 +24,7 @@ use crate::metrics::{Metrics, Record};
 const RECIPE: &str = "recipe.toml";
 const METRICS: &str = "metrics.jsonl";
 const CHECKPOINTS: &str = "checkpoint";
+const BEST: &str = "best";
 const STATE: &str = "state.json";
 const REPORT: &str = "report.html";
 
@@ -41,6 +43,28 @@ pub struct Position {
     pub metrics_bytes: u64,
     /// Checksum of the data set.
     pub data: u32,
+    /// The best epoch so far, where a metric is watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
+    /// Why the run has nothing left to do, if it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<String>,
+}
+
+/// The epoch with the best metric.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// From 1.
+    pub epoch: u64,
+    /// The metric then.
+    pub value: f64,
+}
+
+impl Position {
+    /// Before the first step, with data of this checksum.
+    pub fn start(data: u32) -> Self {
+        Self { epochs: 0, steps_in_epoch: 0, steps: 0, seconds: 0.0, metrics_bytes: 0, data, best: None, done: None }
+    }
 }
 
 /// A run folder open for writing.
@@ -159,6 +183,20 @@ impl RunDir {
         write_checkpoint(&self.path, fill)
     }
 
+    /// Keeps what `fill` writes as the best checkpoint, in place of the one before.
+    ///
+    /// # Errors
+    /// [`Error::Write`] and those of `fill`; then the one before is still there.
+    pub fn keep_best(&self, fill: impl FnOnce(&Path) -> Result<Position>) -> Result<()> {
+        let stage = Stage::new(self.path.join(format!(".{BEST}.{}", process::id())))?;
+        fill_checkpoint(&stage.0, fill)?;
+        let place = self.path.join(BEST);
+        if place.exists() {
+            fs::remove_dir_all(&place).map_err(Error::write(&place))?;
+        }
+        fs::rename(&stage.0, &place).map_err(Error::write(&place))
+    }
+
     /// Replaces the recipe.
     ///
     /// # Errors
@@ -264,13 +302,7 @@ fn write_checkpoint(run: &Path, fill: impl FnOnce(&Path) -> Result<Position>) ->
     let parent = run.join(CHECKPOINTS);
     fs::create_dir_all(&parent).map_err(Error::write(&parent))?;
     let stage = Stage::new(parent.join(format!(".new.{}", process::id())))?;
-    let position = fill(&stage.0)?;
-    let state = serde_json::to_vec_pretty(&position).expect("a position is plain data");
-    fs::write(stage.0.join(STATE), state).map_err(Error::write(&stage.0))?;
-    for entry in fs::read_dir(&stage.0).map_err(Error::read(&stage.0))? {
-        let path = entry.map_err(Error::read(&stage.0))?.path();
-        File::open(&path).and_then(|file| file.sync_all()).map_err(Error::write(&path))?;
-    }
+    let position = fill_checkpoint(&stage.0, fill)?;
     let place = parent.join(format!("step-{:08}", position.steps));
     if place.exists() {
         // The same step once more: it was taken before, and its content is the same.
@@ -283,6 +315,18 @@ fn write_checkpoint(run: &Path, fill: impl FnOnce(&Path) -> Result<Position>) ->
         }
     }
     Ok(())
+}
+
+/// Writes a checkpoint with its position into a folder, down to the disk.
+fn fill_checkpoint(dir: &Path, fill: impl FnOnce(&Path) -> Result<Position>) -> Result<Position> {
+    let position = fill(dir)?;
+    let state = serde_json::to_vec_pretty(&position).expect("a position is plain data");
+    fs::write(dir.join(STATE), state).map_err(Error::write(dir))?;
+    for entry in fs::read_dir(dir).map_err(Error::read(dir))? {
+        let path = entry.map_err(Error::read(dir))?.path();
+        File::open(&path).and_then(|file| file.sync_all()).map_err(Error::write(&path))?;
+    }
+    Ok(position)
 }
 
 fn checkpoints(parent: &Path) -> io::Result<Vec<PathBuf>> {
@@ -335,7 +379,7 @@ mod tests {
     use crate::metrics::Spectrum;
 
     fn position(steps: u64, metrics_bytes: u64) -> Position {
-        Position { epochs: 0, steps_in_epoch: steps, steps, seconds: 0.1, metrics_bytes, data: 7 }
+        Position { steps_in_epoch: steps, steps, seconds: 0.1, metrics_bytes, ..Position::start(7) }
     }
 
     fn fill(steps: u64, metrics_bytes: u64) -> impl FnOnce(&Path) -> Result<Position> {
@@ -399,6 +443,21 @@ mod tests {
         assert_eq!(names(&path.join(CHECKPOINTS)), ["step-00000000"]);
         run.checkpoint(fill(5, 0)).unwrap();
         assert_eq!(names(&path.join(CHECKPOINTS)), ["step-00000005"]);
+    }
+
+    #[test]
+    fn the_best_is_kept_beside_the_last() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("run");
+        let mut run = RunDir::create(&path, "", fill(0, 0)).unwrap();
+        run.keep_best(fill(3, 0)).unwrap();
+        run.checkpoint(fill(5, 0)).unwrap();
+        assert!(run.keep_best(|dir| Err(Error::run(dir, "full"))).is_err());
+        assert_eq!(fs::read_to_string(path.join("best/model")).unwrap(), "3");
+        run.keep_best(fill(7, 0)).unwrap();
+        assert_eq!(fs::read_to_string(path.join("best/model")).unwrap(), "7");
+        assert_eq!(names(&path), ["best", "checkpoint", "metrics.jsonl", "recipe.toml"]);
+        assert_eq!(RunDir::inspect(&path).unwrap().1.steps, 5);
     }
 
     #[test]

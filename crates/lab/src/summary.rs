@@ -13,6 +13,13 @@ pub enum Ending {
     Finished,
     /// It was asked to stop and can be resumed.
     Interrupted,
+    /// No epoch was better than an earlier one for as long as patience allows.
+    StoppedEarly {
+        /// The best epoch.
+        best: u64,
+    },
+    /// Another step would spend more than the privacy budget.
+    BudgetSpent,
     /// The loss or the weights ceased to be finite; the last checkpoint from before is kept.
     Diverged {
         /// The step whose loss was not finite, or after which a weight was not.
@@ -33,6 +40,8 @@ pub struct Facts {
     pub train_examples: usize,
     /// Test examples.
     pub test_examples: usize,
+    /// The tasks' names.
+    pub tasks: Vec<String>,
 }
 
 /// A line of the final table.
@@ -58,19 +67,36 @@ pub fn headline(recipe: &Recipe, facts: &Facts) -> String {
         OptimizerName::Adam => "Adam",
         OptimizerName::Sgd => "SGD",
     };
+    let on = techniques(recipe);
     format!(
-        "{model} of {} parameters on {data}, {optimizer} at {}, batch {}, on {}",
+        "{model} of {} parameters on {data}, {optimizer} at {}, batch {}{}, on {}",
         grouped(facts.parameters),
         number(recipe.optimizer.lr),
         recipe.train.batch_size,
+        if on.is_empty() { String::new() } else { format!(", with {}", on.join(", ")) },
         facts.device
     )
+}
+
+/// The techniques that are on, as in the recipe.
+fn techniques(recipe: &Recipe) -> Vec<String> {
+    let defaults = toml::Table::try_from(Recipe::default()).expect("a recipe is a table");
+    let table = toml::Table::try_from(recipe).expect("a recipe is a table");
+    let switches = [
+        ("precision", "compute"),
+        ("clipping", "rule"),
+        ("adversarial", "method"),
+        ("bilevel", "learn"),
+        ("multitask", "tasks"),
+    ];
+    let on = switches.into_iter().filter(|(section, key)| table[*section][*key] != defaults[*section][*key]);
+    on.map(|(section, key)| format!("{section} {}", table[section][key].as_str().unwrap_or_default())).collect()
 }
 
 /// The final table.
 pub fn rows(facts: &Facts, metrics: &Metrics, ending: &Ending) -> Vec<Row> {
     let mut rows = Vec::new();
-    let mut row = |label: &'static str, value, note| rows.push(Row { label: label.into(), value, note });
+    let mut row = |label: &str, value, note| rows.push(Row { label: label.to_owned().into(), value, note });
     if let Some(last) = metrics.epochs.last() {
         let accuracy = |part: f64, of: usize| {
             let wrong = ((1.0 - part) * of as f64).round() as usize;
@@ -78,6 +104,15 @@ pub fn rows(facts: &Facts, metrics: &Metrics, ending: &Ending) -> Vec<Row> {
         };
         let (value, note) = accuracy(last.test_accuracy, facts.test_examples);
         row("test accuracy", value, note);
+        for (task, part) in facts.tasks.iter().skip(1).zip(&last.task_accuracies) {
+            let (value, note) = accuracy(*part, facts.test_examples);
+            row(&format!("… of {task}"), value, note);
+        }
+        if let Some(robust) = metrics.robust.last() {
+            let (value, note) = accuracy(robust.robust_accuracy, robust.examples);
+            let clean = 100.0 * robust.clean_accuracy;
+            row("robust accuracy", value, format!("{note} under PGD; {clean:.2} % of them as they are"));
+        }
         let (value, note) = accuracy(last.train_accuracy, facts.train_examples);
         row("train accuracy", value, note);
         row(
@@ -85,6 +120,12 @@ pub fn rows(facts: &Facts, metrics: &Metrics, ending: &Ending) -> Vec<Row> {
             format!("{:.1} s", last.seconds),
             format!("{} epochs, {} steps", last.epoch, grouped(last.step as usize)),
         );
+    }
+    if let Some(learned) = metrics.epochs.last().and_then(|last| last.learned) {
+        row("learned", significant(learned), "bilevel.learn at the end".into());
+    }
+    if let Some(epsilon) = metrics.epochs.last().and_then(|last| last.epsilon) {
+        row("privacy spent", format!("ε {}", significant(epsilon)), String::new());
     }
     if let Some((median, max)) = metrics.grad_norms() {
         row("gradient norm", significant(median), format!("median of all steps; largest {}", significant(max)));
@@ -102,6 +143,8 @@ pub fn rows(facts: &Facts, metrics: &Metrics, ending: &Ending) -> Vec<Row> {
     match ending {
         Ending::Finished => {}
         Ending::Interrupted => row("ended", "interrupted".into(), "can be resumed".into()),
+        Ending::StoppedEarly { best } => row("ended", "early".into(), format!("nothing better since epoch {best}")),
+        Ending::BudgetSpent => row("ended", "early".into(), "the privacy budget is spent".into()),
         Ending::Diverged { step, what } => {
             row("ended", "diverged".into(), format!("{what} was not finite at step {step}"))
         }
@@ -144,7 +187,8 @@ mod tests {
 
     #[test]
     fn the_table_stands_in_columns() {
-        let facts = Facts { parameters: 1, device: "d".into(), train_examples: 1442, test_examples: 355 };
+        let facts =
+            Facts { parameters: 1, device: "d".into(), train_examples: 1442, test_examples: 355, tasks: vec![] };
         let epoch = Epoch {
             epoch: 2,
             step: 46,
@@ -153,6 +197,7 @@ mod tests {
             test_loss: 0.1,
             test_accuracy: 350.0 / 355.0,
             seconds: 4.04,
+            ..Epoch::default()
         };
         let metrics = Metrics { epochs: vec![epoch], ..Metrics::default() };
         let text = table(&rows(&facts, &metrics, &Ending::Diverged { step: 9, what: "the loss" }));

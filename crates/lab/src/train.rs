@@ -1,8 +1,20 @@
-//! `lab train`: loss → gradients → tree → chain of transforms → optimizer, with checkpoints, measurements and a report.
+//! `lab train`: draw → loss → gradients → tree → transforms → optimizer, with checkpoints, measurements and a report.
 //!
-//! A checkpoint is taken at the end of every epoch and on an interruption. The latter may fall inside an epoch: the
-//! checkpoint then holds the random state from the epoch's beginning and the number of steps done since, from which the order
-//! of examples is drawn again. So a resumed run goes through the same steps with the same numbers as one that never stopped.
+//! The techniques of a recipe and their order are in [`step`]; here is what goes on around a step. A checkpoint is taken at the end of
+//! every epoch and on an interruption. The latter may fall inside an epoch: the checkpoint then holds the random state from the epoch's
+//! beginning and the number of steps done since, from which the order of examples is drawn again. So a resumed run goes through the same
+//! steps with the same numbers as one that never stopped.
+
+pub mod adversarial;
+pub mod average;
+pub mod bilevel;
+pub mod clipping;
+pub mod feed;
+pub mod multitask;
+pub mod objective;
+pub mod precision;
+pub mod schedule;
+pub mod step;
 
 use std::mem;
 use std::panic;
@@ -11,22 +23,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::decay::WeightDecayConfig;
-use burn::optim::momentum::MomentumConfig;
-use burn::optim::{AdamConfig, AdamWConfig, ModuleOptimizer, SgdConfig};
 use burn::store::ModuleRecord;
-use burn::tensor::{Device, Int, Tensor};
-use core_tensor::transform::{Chain, Identity, Outcome, State, Trainer};
+use burn::tensor::{Device, Tensor};
+use core_tensor::transform::State;
 use core_tensor::{Program, Random, Scalar, Tree};
 
-use crate::data::{CLASSES, Dataset, Images};
+use self::adversarial::{check_classes, replays, robust_accuracy};
+use self::feed::{Feed, Part};
+use self::objective::{Batch, ExampleLoss, PixelScale, summed};
+use self::step::{Pipeline, Stepped};
+use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::lanczos;
-use crate::metrics::{Epoch, Metrics, Record, Spectrum, Step};
+use crate::metrics::{Epoch, Metrics, Record, Robust, Spectrum, Step};
 use crate::model::{Classifier, batch};
-use crate::recipe::{OptimizerName, OptimizerRecipe, Override, Recipe, Schedule, SpectrumRecipe, one_line};
+use crate::recipe::{Keep, Metric, Override, Recipe, RobustMethod, Schedule, SpectrumRecipe, one_line};
 use crate::report::{Predictions, Report};
-use crate::run_dir::{Position, RunDir};
+use crate::run_dir::{Best, Position, RunDir};
 use crate::summary::{Ending, Facts};
 
 /// Losses and norms are read from the device after so many steps.
@@ -37,7 +50,7 @@ const MEASURE_BATCH: usize = 500;
 const MEASURED_EXAMPLES: usize = 10_000;
 
 const MODEL: &str = "model.bpk";
-const TRAINER: &str = "optimizer.bpk";
+const AVERAGE: &str = "average.bpk";
 const RANDOM: &str = "random.bpk";
 
 /// What happens during a run, for whoever shows it.
@@ -83,21 +96,18 @@ pub struct Run {
 /// Those of the data set, of the run folder and of the computation; where one comes before training, no folder is left.
 pub fn start(recipe: &Recipe, folder: &Path, stop: &AtomicBool, observe: &mut dyn FnMut(Event<'_>)) -> Result<Run> {
     let clock = Instant::now();
-    let data = Dataset::load(&recipe.data)?;
-    let device = choose_device()?;
+    let parts = Parts::load(recipe)?;
     let mut random = Random::new(recipe.train.seed);
-    let model = Classifier::new(&recipe.model, &data.train, &mut random, &device.clone().autodiff())?;
-    let lens = Lens::new(recipe, &data.train, &model, &device)?;
-    let trainer = Chain::new().then(Identity).before(optimizer(&recipe.optimizer));
-    let position =
-        Position { epochs: 0, steps_in_epoch: 0, steps: 0, seconds: 0.0, metrics_bytes: 0, data: data.checksum() };
+    let model = parts.model(recipe, &mut random)?;
+    let lens = Lens::new(recipe, &parts, &model)?;
+    let pipeline = Pipeline::new(recipe, &model, &parts.train, parts.scale)?;
+    let position = Position::start(parts.data.checksum());
     let save = |dir: &Path| {
-        save(dir, &model, &trainer, &random)?;
+        save(dir, &model, &pipeline, &random)?;
         Ok(position.clone())
     };
     let run = RunDir::create(folder, &recipe.to_toml(), save)?;
-    Session { recipe: recipe.clone(), data, device, model, lens, trainer, random, position, run, clock }
-        .go_on(stop, observe)
+    Session { recipe: recipe.clone(), parts, model, lens, pipeline, random, position, run, clock }.go_on(stop, observe)
 }
 
 /// Continues the run in a run folder from its last checkpoint, in the same way as if it had never stopped; `overrides` may
@@ -122,39 +132,66 @@ pub fn resume(
         let origin = folder.display().to_string();
         Err(Error::Value { origin, field: "train.epochs".into(), value: epochs.to_string(), expected })
     };
+    if let Some(why) = &position.done {
+        return Err(Error::run(folder, format!("is done: {why}")));
+    }
     if epochs != before.train.epochs && recipe.optimizer.schedule == Schedule::Cosine {
         return refuse(format!("{}, for which the cosine schedule was laid out", before.train.epochs));
     }
     if epochs <= position.epochs {
         return refuse(format!("more than the {} epochs done, by --epochs", position.epochs));
     }
-    let data = Dataset::load(&recipe.data)?;
-    if data.checksum() != position.data {
+    let parts = Parts::load(&recipe)?;
+    if parts.data.checksum() != position.data {
         return Err(Error::run(folder, "was made with other data than found now"));
     }
-    let device = choose_device()?;
     let mut random = Random::new(recipe.train.seed);
-    let model = Classifier::new(&recipe.model, &data.train, &mut random, &device.clone().autodiff())?;
-    let model = load_model(&checkpoint, model)?;
-    let lens = Lens::new(&recipe, &data.train, &model, &device)?;
-    let mut trainer = Chain::new().then(Identity).before(optimizer(&recipe.optimizer));
-    trainer.load(checkpoint.join(TRAINER), &device)?;
-    random.load_state(State::load(checkpoint.join(RANDOM), &device)?)?;
+    let model = load_model(&checkpoint, parts.model(&recipe, &mut random)?)?;
+    let lens = Lens::new(&recipe, &parts, &model)?;
+    let mut pipeline = Pipeline::new(&recipe, &model, &parts.train, parts.scale)?;
+    pipeline.load(&checkpoint, &parts.device)?;
+    random.load_state(State::load(checkpoint.join(RANDOM), &parts.device)?)?;
     let run = RunDir::open(folder, &position)?;
     if recipe != before {
         run.replace_recipe(&recipe.to_toml())?;
     }
-    Session { recipe, data, device, model, lens, trainer, random, position, run, clock }.go_on(stop, observe)
+    Session { recipe, parts, model, lens, pipeline, random, position, run, clock }.go_on(stop, observe)
+}
+
+/// The data of a run, and the device it goes to.
+struct Parts {
+    data: Dataset,
+    train: Feed,
+    validation: Feed,
+    test: Feed,
+    scale: PixelScale,
+    device: Device,
+}
+
+impl Parts {
+    fn load(recipe: &Recipe) -> Result<Self> {
+        let data = Dataset::load(&recipe.data)?;
+        check_classes(&recipe.adversarial, data.classes.len())?;
+        let device = choose_device()?;
+        let feed = |part| Feed::new(&data, part, recipe.multitask.tasks, &device);
+        let [train, validation, test] = [Part::Train, Part::Validation, Part::Test].map(feed);
+        let scale = data.train.mean_and_deviation();
+        Ok(Self { data, train, validation, test, scale, device })
+    }
+
+    fn model(&self, recipe: &Recipe, random: &mut Random) -> Result<Classifier> {
+        let device = self.device.clone().autodiff();
+        Classifier::with_heads(&recipe.model, &self.data.train, self.train.classes(), random, &device)
+    }
 }
 
 /// A run in progress.
 struct Session {
     recipe: Recipe,
-    data: Dataset,
-    device: Device,
+    parts: Parts,
     model: Classifier,
     lens: Option<Lens>,
-    trainer: Trainer,
+    pipeline: Pipeline,
     /// As of the beginning of the unfinished epoch.
     random: Random,
     position: Position,
@@ -173,48 +210,40 @@ struct Unread {
 impl Session {
     fn go_on(mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event<'_>)) -> Result<Run> {
         let seconds_before = self.position.seconds;
-        let examples = self.data.train.len();
+        let examples = self.parts.train.len();
         let batch_size = self.recipe.train.batch_size;
-        let steps_an_epoch = examples.div_ceil(batch_size) as u64;
+        let replays = replays(&self.recipe.adversarial);
+        let steps_an_epoch = (examples.div_ceil(batch_size) * replays) as u64;
         let epochs = self.recipe.train.epochs;
-        let scale = self.data.train.mean_and_deviation();
-        let autodiff = self.device.clone().autodiff();
         observe(Event::Begin { steps_done: self.position.steps, steps: epochs * steps_an_epoch, epochs });
         if self.position.steps == 0 {
             self.measure_spectrum()?;
         }
 
-        let mut ending = Ending::Finished;
+        let (mut ending, mut spent) = (Ending::Finished, false);
         'run: while self.position.epochs < epochs {
             let mut random = self.random.clone();
             let order = random.permutation(examples);
+            let batches: Vec<&[usize]> = order.chunks(batch_size).collect();
             let mut unread = Unread::default();
-            let done = self.position.steps_in_epoch as usize;
-            for indices in order.chunks(batch_size).skip(done) {
-                let (images, labels) = batch(&self.data.train, indices, scale, &autodiff);
-                let loss = self.model.loss(images, labels);
-                unread.losses.push(Scalar::from_tensor(loss.clone()));
-                let lr = learning_rate(&self.recipe.optimizer, self.position.steps, epochs * steps_an_epoch);
-                let outcome = self.trainer.step(lr, self.model, loss).map_err(core_tensor::Error::from)?;
-                let skipped = match outcome {
-                    Outcome::Stepped { model, report } => {
-                        self.model = model;
-                        unread.norms.push(report.grad_norm);
-                        None
-                    }
-                    Outcome::Skipped { model, why } => {
-                        self.model = model;
-                        unread.norms.push(f64::NAN.into());
-                        Some(why)
-                    }
-                };
+            for step_in_epoch in self.position.steps_in_epoch..steps_an_epoch {
+                let indices = batches[step_in_epoch as usize / replays];
+                let lr = schedule::learning_rate(&self.recipe.optimizer, self.position.steps, steps_an_epoch, epochs);
+                let (train, validation) = (&self.parts.train, &self.parts.validation);
+                let (model, stepped) = self.pipeline.step(self.model, lr, indices, train, validation)?;
+                self.model = model;
+                let Stepped { loss, grad_norm, lr, skipped } = stepped;
+                unread.losses.push(loss);
+                unread.norms.push(grad_norm);
                 self.position.steps += 1;
                 self.position.steps_in_epoch += 1;
                 let (step, epoch) = (self.position.steps, self.position.epochs + 1);
                 unread.steps.push(Step { step, epoch, loss: f64::NAN, grad_norm: f64::NAN, lr, skipped });
                 observe(Event::Step(step));
-                let stopping = stop.load(Ordering::Relaxed) && self.position.steps_in_epoch < steps_an_epoch;
-                if (unread.steps.len() >= READ_EVERY || stopping || self.position.steps_in_epoch == steps_an_epoch)
+                spent = self.pipeline.is_spent()?;
+                let last = spent || self.position.steps_in_epoch == steps_an_epoch;
+                let stopping = stop.load(Ordering::Relaxed) && !last;
+                if (unread.steps.len() >= READ_EVERY || stopping || last)
                     && let Some(diverged) = self.read(&mut unread)?
                 {
                     ending = diverged;
@@ -230,13 +259,17 @@ impl Session {
                     };
                     break 'run;
                 }
+                if spent {
+                    break;
+                }
             }
             self.position.epochs += 1;
             self.position.steps_in_epoch = 0;
             self.random = random;
-            let epoch = self.measure_epoch(scale, seconds_before);
+            let epoch = self.measure_epoch(seconds_before)?;
             observe(Event::Epoch(&epoch));
             let finite = epoch.train_loss.is_finite() && epoch.test_loss.is_finite();
+            let metric = self.metric(&epoch);
             self.run.record(&Record::Epoch(epoch))?;
             let lost = (!finite).then_some(Ending::Diverged { step: self.position.steps, what: "the loss" });
             if let Some(diverged) = self.check_weights().or(lost) {
@@ -246,17 +279,39 @@ impl Session {
             if self.spectrum_is_due() {
                 self.measure_spectrum()?;
             }
+            if self.robust_is_due() {
+                self.measure_robust()?;
+            }
+            let stale = self.judge(metric)?;
+            if spent {
+                let epsilon = self.pipeline.epsilon()?.unwrap_or(f64::INFINITY);
+                self.position.done = Some(format!("the privacy budget is spent (epsilon {epsilon:.3})"));
+                ending = Ending::BudgetSpent;
+            } else if stale {
+                let best = self.position.best.as_ref().map_or(0, |best| best.epoch);
+                let patience = self.recipe.train.patience;
+                self.position.done = Some(format!("nothing better in {patience} epochs after epoch {best}"));
+                ending = Ending::StoppedEarly { best };
+            }
             self.checkpoint(seconds_before)?;
+            if self.position.done.is_some() {
+                break;
+            }
             if stop.load(Ordering::Relaxed) && self.position.epochs < epochs {
                 ending = Ending::Interrupted;
                 break;
             }
         }
         // After the last checkpoint: a run that is resumed for more epochs measures when it would have.
-        if ending == Ending::Finished && !self.spectrum_is_due() {
-            self.measure_spectrum()?;
+        if !matches!(ending, Ending::Diverged { .. } | Ending::Interrupted) {
+            if !self.spectrum_is_due() {
+                self.measure_spectrum()?;
+            }
+            if !self.robust_is_due() {
+                self.measure_robust()?;
+            }
         }
-        self.finish(scale, ending)
+        self.finish(ending)
     }
 
     /// Reads losses and norms from the device and records them; a loss that is not finite ends the run.
@@ -266,7 +321,8 @@ impl Session {
         let mut diverged = None;
         for ((mut step, loss), grad_norm) in unread.steps.drain(..).zip(losses).zip(norms) {
             (step.loss, step.grad_norm) = (loss, grad_norm);
-            if diverged.is_none() && !loss.is_finite() {
+            // Under DP a step may have drawn no example, and then it has no loss.
+            if diverged.is_none() && !loss.is_finite() && !self.recipe.is_private() {
                 diverged = Some(Ending::Diverged { step: step.step, what: "the loss" });
             }
             self.run.record(&Record::Step(step))?;
@@ -283,31 +339,82 @@ impl Session {
     fn checkpoint(&mut self, seconds_before: f64) -> Result<()> {
         self.position.seconds = seconds_before + self.clock.elapsed().as_secs_f64();
         self.position.metrics_bytes = self.run.metrics_bytes();
-        let (model, trainer, random, position) = (&self.model, &self.trainer, &self.random, &self.position);
+        let (model, pipeline, random, position) = (&self.model, &self.pipeline, &self.random, &self.position);
         self.run.checkpoint(|dir| {
-            save(dir, model, trainer, random)?;
+            save(dir, model, pipeline, random)?;
             Ok(position.clone())
         })
     }
 
-    fn measure_epoch(&self, scale: (f64, f64), seconds_before: f64) -> Epoch {
-        let model = self.model.valid();
-        let few = MEASURED_EXAMPLES.min(self.data.train.len());
-        let train = Measured::new(&model, &self.data.train, few, scale, &self.device);
-        let test = Measured::new(&model, &self.data.test, self.data.test.len(), scale, &self.device);
-        Epoch {
+    /// Keeps the model if its metric is the best so far; whether it has not been for longer than patience has.
+    fn judge(&mut self, metric: Option<f64>) -> Result<bool> {
+        let Some(value) = metric else { return Ok(false) };
+        let epoch = self.position.epochs;
+        let better = self.position.best.as_ref().is_none_or(|best| match self.recipe.train.metric {
+            Metric::Loss => value < best.value,
+            Metric::Accuracy | Metric::RobustAccuracy => value > best.value,
+        });
+        if better {
+            self.position.best = Some(Best { epoch, value });
+            if self.recipe.train.keep == Keep::Best {
+                let (model, pipeline, random, position) = (&self.model, &self.pipeline, &self.random, &self.position);
+                self.run.keep_best(|dir| {
+                    save(dir, model, pipeline, random)?;
+                    Ok(position.clone())
+                })?;
+            }
+        }
+        let since = epoch - self.position.best.as_ref().map_or(epoch, |best| best.epoch);
+        Ok(self.recipe.train.patience > 0 && since >= self.recipe.train.patience)
+    }
+
+    /// The number that patience and the best checkpoint go by, where one of them wants it.
+    fn metric(&self, epoch: &Epoch) -> Option<f64> {
+        let train = &self.recipe.train;
+        if train.patience == 0 && train.keep == Keep::Last {
+            return None;
+        }
+        match train.metric {
+            Metric::Accuracy => epoch.validation_accuracy,
+            Metric::Loss => epoch.validation_loss,
+            Metric::RobustAccuracy => epoch.validation_robust_accuracy,
+        }
+    }
+
+    fn measure_epoch(&self, seconds_before: f64) -> Result<Epoch> {
+        let model = self.pipeline.measured(&self.model)?.valid();
+        let measure =
+            |feed: &Feed, count: usize| Measured::new(&model, feed, count, self.parts.scale, &self.parts.device);
+        let (train, validation, test) = (&self.parts.train, &self.parts.validation, &self.parts.test);
+        let on_train = measure(train, MEASURED_EXAMPLES.min(train.len()));
+        let on_validation = (!validation.is_empty()).then(|| measure(validation, validation.len()));
+        let on_test = measure(test, test.len());
+        let judged = self.recipe.train.metric == Metric::RobustAccuracy && !validation.is_empty();
+        let robust = judged.then(|| robust_accuracy(&self.recipe.adversarial, &model, validation, self.parts.scale));
+        Ok(Epoch {
             epoch: self.position.epochs,
             step: self.position.steps,
-            train_loss: train.loss,
-            train_accuracy: train.accuracy,
-            test_loss: test.loss,
-            test_accuracy: test.accuracy,
+            train_loss: on_train.loss,
+            train_accuracy: on_train.accuracies[0],
+            test_loss: on_test.loss,
+            test_accuracy: on_test.accuracies[0],
+            validation_loss: on_validation.as_ref().map(|measured| measured.loss),
+            validation_accuracy: on_validation.as_ref().map(|measured| measured.accuracies[0]),
+            validation_robust_accuracy: robust.transpose()?,
+            task_accuracies: on_test.accuracies[1..].to_vec(),
+            learned: self.pipeline.learned(),
+            epsilon: self.pipeline.epsilon()?,
             seconds: seconds_before + self.clock.elapsed().as_secs_f64(),
-        }
+        })
     }
 
     fn spectrum_is_due(&self) -> bool {
         let every = self.recipe.spectrum.every;
+        every > 0 && self.position.epochs.is_multiple_of(every)
+    }
+
+    fn robust_is_due(&self) -> bool {
+        let every = self.recipe.adversarial.every;
         every > 0 && self.position.epochs.is_multiple_of(every)
     }
 
@@ -328,25 +435,49 @@ impl Session {
         Ok(())
     }
 
-    fn finish(mut self, scale: (f64, f64), ending: Ending) -> Result<Run> {
+    fn measure_robust(&mut self) -> Result<()> {
+        let table = &self.recipe.adversarial;
+        if table.method == RobustMethod::None {
+            return Ok(());
+        }
+        let (test, scale) = (&self.parts.test, self.parts.scale);
+        let model = self.pipeline.measured(&self.model)?.valid();
+        let examples = table.evaluation_examples.min(test.len());
+        let clean = Measured::new(&model, test, examples, scale, &self.parts.device).accuracies[0];
+        let robust = robust_accuracy(table, &model, test, scale)?;
+        let (epoch, step) = (self.position.epochs, self.position.steps);
+        self.run.record(&Record::Robust(Robust {
+            epoch,
+            step,
+            examples,
+            clean_accuracy: clean,
+            robust_accuracy: robust,
+        }))
+    }
+
+    fn finish(mut self, ending: Ending) -> Result<Run> {
         let metrics = self.run.metrics()?;
         let checkpoint = self.run.last_checkpoint()?;
         if matches!(ending, Ending::Diverged { .. }) {
             self.model = load_model(&checkpoint, self.model)?;
+            self.pipeline.load(&checkpoint, &self.parts.device)?;
         }
         let folder = self.run.path().to_owned();
+        let test = &self.parts.test;
         let facts = Facts {
             parameters: self.model.num_params(),
-            device: device_name(&self.device),
-            train_examples: MEASURED_EXAMPLES.min(self.data.train.len()),
-            test_examples: self.data.test.len(),
+            device: device_name(&self.parts.device),
+            train_examples: MEASURED_EXAMPLES.min(self.parts.train.len()),
+            test_examples: test.len(),
+            tasks: test.names().to_vec(),
         };
         let program = if std::env::var_os("CARGO").is_some() { "cargo lab" } else { "lab" };
         let mut resume_command = format!("{program} train --resume {}", folder.display());
         if ending == Ending::Finished {
             resume_command += &format!(" --epochs {}", 2 * self.recipe.train.epochs);
         }
-        let test = Measured::new(&self.model.valid(), &self.data.test, self.data.test.len(), scale, &self.device);
+        let model = self.pipeline.measured(&self.model)?.valid();
+        let measured = Measured::new(&model, test, test.len(), self.parts.scale, &self.parts.device);
         let report = Report {
             name: &folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy(),
             resume: &resume_command,
@@ -354,18 +485,19 @@ impl Session {
             facts: &facts,
             metrics: &metrics,
             ending: &ending,
-            test: &self.data.test,
-            predictions: &test.predictions,
+            test: test.images(),
+            classes: &self.parts.data.classes,
+            predictions: &measured.predictions,
         };
         self.run.write_report(&report.html())?;
         Ok(Run { folder, checkpoint, recipe: self.recipe, facts, metrics, ending, resume_command })
     }
 }
 
-/// What looks at the Hessian: the recorded mean loss of a fixed batch.
+/// What looks at the Hessian: the recorded mean loss of a fixed batch, summed over tasks.
 struct Lens {
-    program: Program<(Tensor<4>, Tensor<1, Int>)>,
-    batch: (Tensor<4>, Tensor<1, Int>),
+    program: Program<Batch>,
+    batch: Batch,
     examples: usize,
     recipe: SpectrumRecipe,
     seed: u64,
@@ -373,15 +505,17 @@ struct Lens {
 
 impl Lens {
     /// `None` where the recipe wants no measurement.
-    fn new(recipe: &Recipe, train: &Images, model: &Classifier, device: &Device) -> Result<Option<Self>> {
+    fn new(recipe: &Recipe, parts: &Parts, model: &Classifier) -> Result<Option<Self>> {
         if recipe.spectrum.every == 0 {
             return Ok(None);
         }
-        let examples = recipe.spectrum.examples.min(train.len());
+        let examples = recipe.spectrum.examples.min(parts.train.len());
         let indices: Vec<usize> = (0..examples).collect();
-        let batch = batch(train, &indices, train.mean_and_deviation(), device);
-        let program = Program::record(model, &batch, |model: &Classifier, (images, labels)| {
-            model.loss(images.clone(), labels.clone())
+        let (images, labels) = parts.train.batch(&indices);
+        let batch = (images.clone(), images, labels);
+        let scale = parts.scale;
+        let program = Program::record(model, &batch, move |model: &Classifier, batch: &Batch| {
+            summed(model, batch, scale, ExampleLoss::CrossEntropy)
         })?;
         Ok(Some(Self { program, batch, examples, recipe: recipe.spectrum.clone(), seed: recipe.train.seed }))
     }
@@ -396,54 +530,41 @@ impl Lens {
 
 /// A model's results on images.
 struct Measured {
+    /// Mean loss of the first task.
     loss: f64,
-    accuracy: f64,
+    /// Of each task.
+    accuracies: Vec<f64>,
+    /// Of the first task.
     predictions: Predictions,
 }
 
 impl Measured {
     /// On the first `count` images, with the softmax in `f64` on the host.
-    fn new(model: &Classifier, images: &Images, count: usize, scale: (f64, f64), device: &Device) -> Self {
+    fn new(model: &Classifier, feed: &Feed, count: usize, scale: PixelScale, device: &Device) -> Self {
         let mut predictions = Predictions { classes: Vec::new(), confidences: Vec::new() };
-        let (mut loss, mut right) = (0.0, 0usize);
+        let (mut loss, mut right) = (0.0, vec![0usize; feed.classes().len()]);
         let indices: Vec<usize> = (0..count).collect();
         for indices in indices.chunks(MEASURE_BATCH) {
-            let (inputs, _) = batch(images, indices, scale, device);
-            let logits: Vec<f64> = model.forward(inputs).into_data().iter::<f64>().collect();
-            for (logits, &index) in logits.chunks(CLASSES).zip(indices) {
-                let class = (0..CLASSES).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).expect("ten classes");
-                let sum: f64 = logits.iter().map(|logit| (logit - logits[class]).exp()).sum();
-                let label = usize::from(images.labels[index]);
-                loss += sum.ln() + logits[class] - logits[label];
-                right += usize::from(class == label);
-                predictions.classes.push(class as u8);
-                predictions.confidences.push(1.0 / sum);
+            let (inputs, _) = batch(feed.images(), indices, scale, device);
+            for (task, logits) in model.logits(inputs).into_iter().enumerate() {
+                let classes = feed.classes()[task];
+                let logits: Vec<f64> = logits.into_data().iter::<f64>().collect();
+                for (logits, &index) in logits.chunks(classes).zip(indices) {
+                    let class =
+                        (0..classes).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).expect("there are classes");
+                    let label = usize::from(feed.labels()[task][index]);
+                    right[task] += usize::from(class == label);
+                    if task == 0 {
+                        let sum: f64 = logits.iter().map(|logit| (logit - logits[class]).exp()).sum();
+                        loss += sum.ln() + logits[class] - logits[label];
+                        predictions.classes.push(class as u8);
+                        predictions.confidences.push(1.0 / sum);
+                    }
+                }
             }
         }
-        Self { loss: loss / count as f64, accuracy: right as f64 / count as f64, predictions }
-    }
-}
-
-fn optimizer(recipe: &OptimizerRecipe) -> ModuleOptimizer {
-    let decay = recipe.weight_decay as f32;
-    let added = (decay > 0.0).then(|| WeightDecayConfig::new(decay));
-    match recipe.name {
-        OptimizerName::AdamW => AdamWConfig::new().with_weight_decay(decay).init(),
-        OptimizerName::Adam => AdamConfig::new().with_weight_decay(added).init(),
-        OptimizerName::Sgd => {
-            // Burn's default dampening of 0.1 is not the textbook's momentum.
-            let momentum = MomentumConfig::new().with_momentum(recipe.momentum).with_dampening(0.0);
-            let momentum = (recipe.momentum > 0.0).then_some(momentum);
-            SgdConfig::new().with_weight_decay(added).with_momentum(momentum).init()
-        }
-    }
-}
-
-/// The learning rate of the step after `done` of `steps`.
-fn learning_rate(recipe: &OptimizerRecipe, done: u64, steps: u64) -> f64 {
-    match recipe.schedule {
-        Schedule::Constant => recipe.lr,
-        Schedule::Cosine => recipe.lr * 0.5 * (1.0 + (std::f64::consts::PI * done as f64 / steps as f64).cos()),
+        let accuracies = right.into_iter().map(|right| right as f64 / count as f64).collect();
+        Self { loss: loss / count as f64, accuracies, predictions }
     }
 }
 
@@ -474,14 +595,20 @@ pub(crate) fn device_name(device: &Device) -> String {
     }
 }
 
-fn save(dir: &Path, model: &Classifier, trainer: &Trainer, random: &Random) -> Result<()> {
-    let file = dir.join(MODEL);
-    model
-        .clone()
-        .into_record()
-        .save(&file)
-        .map_err(|error| Error::run(&file, format!("cannot be written: {error:?}")))?;
-    trainer.save(dir.join(TRAINER))?;
+/// Writes a checkpoint: the model, with averaged weights beside it where these are kept, the techniques and the random state.
+fn save(dir: &Path, model: &Classifier, pipeline: &Pipeline, random: &Random) -> Result<()> {
+    // Running statistics wait beside the model until they are asked for, and a record does not ask.
+    let _ = model.valid();
+    let write = |model: Classifier, name: &str| {
+        let file = dir.join(name);
+        let record = model.into_record();
+        record.save(&file).map_err(|error| Error::run(&file, format!("cannot be written: {error:?}")))
+    };
+    write(model.clone(), MODEL)?;
+    if pipeline.averages() {
+        write(pipeline.measured(model)?, AVERAGE)?;
+    }
+    pipeline.save(dir)?;
     Ok(random.state().save(dir.join(RANDOM))?)
 }
 

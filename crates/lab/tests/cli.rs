@@ -120,7 +120,10 @@ fn bad_flags_and_recipes_are_one_line() {
     }
     let recipes = [
         ("[train]\nepochs = 1.5", "error: r.toml: train.epochs = 1.5: expected an integer from 1 to 100000"),
-        ("[train]\nepoch = 1", "error: r.toml: unknown field train.epoch (known here: epochs, batch_size, seed)"),
+        (
+            "[train]\nepoch = 1",
+            "error: r.toml: unknown field train.epoch (known here: epochs, batch_size, seed, ema, metric, patience, keep)",
+        ),
         ("[train", "error: r.toml, line 1: not valid TOML: "),
     ];
     for (text, expected) in recipes {

@@ -52,3 +52,17 @@ fn mnist_is_learned_from_its_files() {
     println!("{} test accuracy {:.4} after {:.1} s", recipe.data.name.title(), last.test_accuracy, last.seconds);
     assert!(last.test_accuracy > 0.88, "{last:?}");
 }
+
+/// bf16, AutoClip, PGD training, learned weight decay and two tasks under UPGrad at once, by the recipe in the book.
+#[test]
+fn all_five_techniques_read_digits_and_hold_them() {
+    let recipe = Recipe::parse(include_str!("../recipes/all-five.toml"), "recipes/all-five.toml").unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let run = train::start(&recipe, &root.path().join("run"), &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let (last, robust) = (run.metrics.epochs.last().unwrap(), run.metrics.robust.last().unwrap());
+    println!("{last:?} {robust:?}");
+    assert!(last.test_accuracy > 0.97, "{last:?}");
+    assert!(last.task_accuracies[0] > 0.97, "{last:?}");
+    assert!(robust.robust_accuracy > 0.74, "{robust:?}");
+    assert!(run.folder.join("best/average.bpk").exists());
+}

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use flate2::read::GzDecoder;
 
-use super::{CLASSES, Dataset, Images, data_error};
+use super::{CLASSES, Dataset, Images, data_error, every_fifth};
 use crate::error::Result;
 
 const FILE: &[u8] = include_bytes!("../../data/digits.csv.gz");
@@ -24,17 +24,10 @@ pub fn load() -> Result<Dataset> {
         .read_to_string(&mut text)
         .map_err(|error| data_error(origin, format!("cannot be unpacked: {error}")))?;
     let all = parse(&text, origin)?;
-    let mut seen = [0usize; CLASSES];
-    let for_test: Vec<bool> = all
-        .labels
-        .iter()
-        .map(|&label| {
-            let count = &mut seen[usize::from(label)];
-            *count += 1;
-            *count % 5 == 0
-        })
-        .collect();
-    Ok(Dataset { name: "digits", train: all.keep(|index| !for_test[index]), test: all.keep(|index| for_test[index]) })
+    let for_test = every_fifth(&all.labels);
+    let classes = (0..CLASSES).map(|class| class.to_string()).collect();
+    let [train, test] = [false, true].map(|test| all.keep(|index| for_test[index] == test));
+    Ok(Dataset::new("digits", classes, train, test))
 }
 
 /// Images from lines of 64 grey values 0..16 and a label 0..9, separated by commas; `origin` names them in errors.

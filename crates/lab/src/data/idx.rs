@@ -22,8 +22,33 @@ const LABELS: u32 = 0x0801;
 /// [`Error::MissingData`], [`Error::Read`], or [`Error::Data`] where a file is truncated or longer than its header says, has
 /// the wrong magic number, no examples, a label above 9, or does not match the others in size or number.
 pub fn load_mnist(dir: &Path) -> Result<Dataset> {
-    let train = load_images(dir, "train", "MNIST training")?;
-    let test = load_images(dir, "t10k", "MNIST test")?;
+    load_named(dir, "mnist", "MNIST", CLASSES)
+}
+
+/// One's own images in files named as MNIST's; the classes are 0 to the largest label of the training set.
+///
+/// # Errors
+/// Those of [`load_mnist`]; [`Error::Data`] for a test label above those of the training set, or for a single class.
+pub fn load(dir: &Path) -> Result<Dataset> {
+    let data = load_named(dir, "idx", "IDX", 256)?;
+    let classes = 1 + usize::from(*data.train.labels.iter().max().expect("there are examples"));
+    if classes < 2 {
+        return Err(data_error(dir, "every training label is 0: there is nothing to tell apart"));
+    }
+    if let Some(index) = data.test.labels.iter().position(|&label| usize::from(label) >= classes) {
+        let problem = format!(
+            "test label {index} is {}, those of the training set go up to {}",
+            data.test.labels[index],
+            classes - 1
+        );
+        return Err(data_error(dir, problem));
+    }
+    Ok(Dataset { classes: data.classes[..classes].to_vec(), ..data })
+}
+
+fn load_named(dir: &Path, name: &'static str, title: &str, classes: usize) -> Result<Dataset> {
+    let train = load_part(dir, "train", &format!("{title} training"), classes)?;
+    let test = load_part(dir, "t10k", &format!("{title} test"), classes)?;
     if (train.height, train.width) != (test.height, test.width) {
         let problem = format!(
             "test images of {} x {} pixels, training images of {} x {}",
@@ -31,7 +56,7 @@ pub fn load_mnist(dir: &Path) -> Result<Dataset> {
         );
         return Err(data_error(dir, problem));
     }
-    Ok(Dataset { name: "mnist", train, test })
+    Ok(Dataset::new(name, (0..classes).map(|class| class.to_string()).collect(), train, test))
 }
 
 /// The images and labels of the files that begin with `prefix` in `dir`; `what` names them in errors.
@@ -39,6 +64,10 @@ pub fn load_mnist(dir: &Path) -> Result<Dataset> {
 /// # Errors
 /// Those of [`load_mnist`].
 pub fn load_images(dir: &Path, prefix: &str, what: &str) -> Result<Images> {
+    load_part(dir, prefix, what, CLASSES)
+}
+
+fn load_part(dir: &Path, prefix: &str, what: &str, classes: usize) -> Result<Images> {
     let find = |kind: &str, rank: u32| {
         let plain = [format!("{prefix}-{kind}-idx{rank}-ubyte"), format!("{prefix}-{kind}.idx{rank}-ubyte")];
         let names = plain.iter().flat_map(|name| [format!("{name}.gz"), name.clone()]);
@@ -46,9 +75,14 @@ pub fn load_images(dir: &Path, prefix: &str, what: &str) -> Result<Images> {
         paths.iter().find(|path| path.exists()).cloned().ok_or_else(|| Error::MissingData {
             what: format!("{what} {kind}"),
             looked_for: format!("{} and {} (plain or .gz)", paths[1].display(), paths[3].display()),
-            remedy: "get the four files from https://storage.googleapis.com/cvdf-datasets/mnist/ \
-                     and name their folder with --data-dir"
-                .into(),
+            remedy: match what.starts_with("MNIST") {
+                true => {
+                    "get the four files from https://storage.googleapis.com/cvdf-datasets/mnist/ \
+                         and name their folder with --data-dir"
+                }
+                false => "name the folder of the four files with --data-dir",
+            }
+            .into(),
         })
     };
     let (image_path, label_path) = (find("images", 3)?, find("labels", 1)?);
@@ -60,8 +94,8 @@ pub fn load_images(dir: &Path, prefix: &str, what: &str) -> Result<Images> {
             format!("{} labels for the {} images of {}", labels.len(), sizes[0], image_path.display()),
         ));
     }
-    if let Some(index) = labels.iter().position(|&label| usize::from(label) >= CLASSES) {
-        let problem = format!("label {index} is {}, expected 0 to {}", labels[index], CLASSES - 1);
+    if let Some(index) = labels.iter().position(|&label| usize::from(label) >= classes) {
+        let problem = format!("label {index} is {}, expected 0 to {}", labels[index], classes - 1);
         return Err(data_error(&label_path, problem));
     }
     Ok(Images { pixels, labels, height: sizes[1], width: sizes[2], ink: u8::MAX })
@@ -173,6 +207,23 @@ mod tests {
         assert!(error(&file(IMAGES, &[u32::MAX; 3], &[]), IMAGES).ends_with("are too large"));
         // A huge size that fits an address space is found truncated without being allocated first.
         assert!(error(&file(IMAGES, &[u32::MAX, 1000, 1000], &[]), IMAGES).starts_with("f: truncated: 0 of"));
+    }
+
+    #[test]
+    fn ones_own_files_have_the_classes_of_their_labels() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, bytes: Vec<u8>| fs::write(dir.path().join(name), bytes).unwrap();
+        let error = || load(dir.path()).unwrap_err().to_string();
+        assert!(error().starts_with("IDX training images: none of ") && !error().contains("mnist"));
+        put("train-images-idx3-ubyte", file(IMAGES, &[3, 1, 1], &[0, 1, 2]));
+        put("train-labels-idx1-ubyte", file(LABELS, &[3], &[0, 12, 1]));
+        put("t10k-images-idx3-ubyte", file(IMAGES, &[1, 1, 1], &[0]));
+        put("t10k-labels-idx1-ubyte", file(LABELS, &[1], &[13]));
+        assert!(error().ends_with("test label 0 is 13, those of the training set go up to 12"));
+        put("t10k-labels-idx1-ubyte", file(LABELS, &[1], &[12]));
+        assert_eq!(load(dir.path()).unwrap().classes.len(), 13);
+        put("train-labels-idx1-ubyte", file(LABELS, &[3], &[0, 0, 0]));
+        assert!(error().contains("nothing to tell apart"));
     }
 
     #[test]
