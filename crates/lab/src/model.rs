@@ -65,7 +65,7 @@ impl Classifier {
             .windows(2)
             .map(|pair| LinearConfig::new(pair[0], pair[1]).with_initializer(zeros.clone()).init(device))
             .collect();
-        Ok(Self { conv, linear }.map(&mut Draw { random, drawn: 0 }))
+        Ok(draw_weights(Self { conv, linear }, random))
     }
 
     /// Logits `[batch, CLASSES]` for images `[batch, 1, height, width]`.
@@ -106,6 +106,11 @@ pub fn batch(
         Tensor::from_data(TensorData::new(values, shape), device),
         Tensor::from_data(TensorData::new(labels, [indices.len()]), device),
     )
+}
+
+/// A module with weights drawn from `random`, uniform in ±√(3/n) for a unit of n inputs; biases stay as they are.
+pub fn draw_weights<M: Module>(module: M, random: &mut Random) -> M {
+    module.map(&mut Draw { random, drawn: 0 })
 }
 
 /// Draws weights in visit order, and numbers the parameters instead of leaving their ids to chance, so that the records of two

@@ -485,7 +485,7 @@ fn save(dir: &Path, model: &Classifier, trainer: &Trainer, random: &Random) -> R
     Ok(random.state().save(dir.join(RANDOM))?)
 }
 
-fn load_model(dir: &Path, model: Classifier) -> Result<Classifier> {
+pub(crate) fn load_model(dir: &Path, model: Classifier) -> Result<Classifier> {
     let file = dir.join(MODEL);
     let damaged = |error| Error::run(&file, format!("cannot be loaded: {}", one_line(&format!("{error:?}"))));
     model.try_load_record(ModuleRecord::load(&file).map_err(damaged)?).map_err(damaged)

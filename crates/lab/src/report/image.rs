@@ -1,60 +1,27 @@
 //! Images inside a page: PNG as `data:` addresses.
 
-use std::io::Write;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use flate2::Compression;
-use flate2::Crc;
-use flate2::write::ZlibEncoder;
+
+use crate::png::Png;
 
 /// A grey image as the address of a PNG of `width` columns, ink (`ink` in `pixels`) black on white paper (0).
 ///
 /// Panics where `pixels` are not whole rows: that is a bug of the caller.
 pub fn png_address(pixels: &[u8], width: usize, ink: u8) -> String {
     let grey = |pixel: &u8| 255 - (u32::from(*pixel) * 255 / u32::from(ink.max(1))).min(255) as u8;
-    png(&pixels.iter().map(grey).collect::<Vec<u8>>(), width, GREY, 1)
+    address(&Png { width, channels: 1, samples: pixels.iter().map(grey).collect() })
 }
 
 /// A coloured image as the address of a PNG of `width` columns.
 ///
 /// Panics where `pixels` are not whole rows: that is a bug of the caller.
 pub fn colour_address(pixels: &[[u8; 3]], width: usize) -> String {
-    png(pixels.as_flattened(), width, COLOUR, 3)
+    address(&Png { width, channels: 3, samples: pixels.as_flattened().to_vec() })
 }
 
-/// PNG's numbers for what a pixel is made of.
-const GREY: u8 = 0;
-const COLOUR: u8 = 2;
-
-fn png(samples: &[u8], width: usize, kind: u8, per_pixel: usize) -> String {
-    let stride = width * per_pixel;
-    assert!(samples.len().is_multiple_of(stride), "whole rows");
-    let mut rows = ZlibEncoder::new(Vec::new(), Compression::best());
-    for row in samples.chunks(stride) {
-        let line: Vec<u8> = std::iter::once(0).chain(row.iter().copied()).collect(); // 0: no filter
-        rows.write_all(&line).expect("writing into memory");
-    }
-    let mut header = Vec::new();
-    header.extend((width as u32).to_be_bytes());
-    header.extend(((samples.len() / stride) as u32).to_be_bytes());
-    header.extend([8, kind, 0, 0, 0]); // 8 bits a sample, deflate, the standard filters, not interlaced
-    let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
-    chunk(&mut file, b"IHDR", &header);
-    chunk(&mut file, b"IDAT", &rows.finish().expect("writing into memory"));
-    chunk(&mut file, b"IEND", &[]);
-    format!("data:image/png;base64,{}", STANDARD.encode(file))
-}
-
-/// A part of a PNG file: length, kind, content, checksum of the last two.
-fn chunk(file: &mut Vec<u8>, kind: &[u8; 4], content: &[u8]) {
-    let mut sum = Crc::new();
-    sum.update(kind);
-    sum.update(content);
-    file.extend((content.len() as u32).to_be_bytes());
-    file.extend(kind);
-    file.extend(content);
-    file.extend(sum.sum().to_be_bytes());
+fn address(png: &Png) -> String {
+    format!("data:image/png;base64,{}", STANDARD.encode(png.encode()))
 }
 
 #[cfg(test)]
