@@ -251,7 +251,11 @@ fn an_attack_shows_what_is_read_before_and_after() {
     let text = done(&root, &[&flags[..], &["--out", "b"]].concat());
     assert!(text.contains("nearest in L2: 8 to be read as 3") && text.contains("misled"), "{text}");
     assert_eq!(png("b/before.png").samples, light.samples.chunks(3).map(|pixel| pixel[0]).collect::<Vec<_>>());
-    assert_eq!(text, done(&root, &[&flags[..], &["--out", "c"]].concat()).replace("c/before", "b/before"));
+    // The same again, but for the seconds.
+    let again = done(&root, &[&flags[..], &["--out", "c"]].concat()).replace("c/before", "b/before");
+    let lines =
+        |text: &str| text.lines().filter(|line| !line.starts_with("model:")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(lines(&text), lines(&again));
 }
 
 #[test]

@@ -145,7 +145,6 @@ pub fn run(arguments: &ImageArgs, folder: &Path) -> Result<Report> {
     let threat = threat(arguments, norm, search)?;
     check_class("--target", arguments.target)?;
     check_class("--label", arguments.label)?;
-    let new = NewFolder::begin(folder, "choose another --out")?;
     let subject = Subject::load(arguments)?;
     let (picture, named) = picture(arguments, &subject.data.test)?;
     let (height, width) = (subject.data.test.height, subject.data.test.width);
@@ -187,6 +186,8 @@ pub fn run(arguments: &ImageArgs, folder: &Path) -> Result<Report> {
         let samples = ink.iter().map(|ink| if arguments.light_ink { *ink } else { 255 - ink }).collect();
         Png { width, channels: 1, samples }.encode()
     };
+    // Not before all else is done: where something cannot be, nothing is left, not even a folder for runs.
+    let new = NewFolder::begin(folder, "choose another --out")?;
     new.write("before.png", paper(&picture.iter().map(|ink| byte(*ink)).collect::<Vec<_>>()))?;
     new.write("after.png", paper(&saved))?;
     new.write("difference.png", difference(&picture, &after, width).encode())?;
