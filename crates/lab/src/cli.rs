@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use crate::attack::{self, image::ImageArgs};
 use crate::error::{Error, Result};
 use crate::recipe::{DataName, DataRecipe, Override, Recipe, one_line};
 use crate::run_dir;
@@ -46,6 +47,15 @@ enum Command {
     Train(Box<TrainArgs>),
     /// Runs the experiments of a technique's questions and reports on them, in about a minute.
     Study(StudyArgs),
+    /// Attacks an example of your own and shows what the model reads before and after.
+    #[command(subcommand)]
+    Attack(AttackCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum AttackCommand {
+    /// A picture, or an embedded digit.
+    Image(Box<ImageArgs>),
 }
 
 #[derive(Args, Debug)]
@@ -77,6 +87,8 @@ enum StudyName {
     Adversarial,
     /// How to solve min over u, {vᵢ} of (1/M) Σ f(u, vᵢ)? Does a method beat a tuned weighted sum? One body or many?
     Multitask,
+    /// Can stickers make a speed limit of a stop sign? One printed patch mislead anywhere? A T-shirt hide who wears it?
+    Examples,
     /// Every study, in one report.
     All,
 }
@@ -88,6 +100,7 @@ impl StudyName {
             Self::Precision => &[Study::Precision],
             Self::Adversarial => &[Study::Adversarial],
             Self::Multitask => &[Study::Multitask],
+            Self::Examples => &[Study::Examples],
             Self::All => Study::ALL,
         }
     }
@@ -189,6 +202,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match &cli.command {
         Some(Command::Train(arguments)) => run(arguments),
         Some(Command::Study(arguments)) => run_study(arguments),
+        Some(Command::Attack(AttackCommand::Image(arguments))) => attack_image(arguments),
         None => run(&cli.train),
     };
     match done {
@@ -275,6 +289,14 @@ fn run_study(arguments: &StudyArgs) -> Result<u8> {
         summary::table(&outcome.rows) + &answers.collect::<String>(),
         outcome.folder.display()
     ));
+    Ok(0)
+}
+
+fn attack_image(arguments: &ImageArgs) -> Result<u8> {
+    let folder = arguments.out.clone().unwrap_or_else(|| run_dir::fresh_name(Path::new("runs")));
+    let report = attack::image::run(arguments, &folder)?;
+    let folder = report.folder.display();
+    print(&format!("\n{}\n  pictures {folder}/before.png, after.png, difference.png\n", report.text));
     Ok(0)
 }
 

@@ -91,7 +91,7 @@ impl Classifier {
         let layer = |inputs, outputs| LinearConfig::new(inputs, outputs).with_initializer(zeros.clone()).init(device);
         let linear = widths.windows(2).map(|pair| layer(pair[0], pair[1])).collect();
         let heads = classes.iter().map(|&classes| layer(recipe.hidden, classes)).collect();
-        Ok(Self { conv, batch, group, linear, heads }.map(&mut Draw { random, drawn: 0 }))
+        Ok(draw_weights(Self { conv, batch, group, linear, heads }, random))
     }
 
     /// Logits `[batch, classes]` of the first head for images `[batch, 1, height, width]`.
@@ -163,6 +163,11 @@ pub fn batch(
         Tensor::from_data(TensorData::new(values, shape), device),
         Tensor::from_data(TensorData::new(labels, [indices.len()]), device),
     )
+}
+
+/// A module with weights drawn from `random`, uniform in ±√(3/n) for a unit of n inputs; biases stay as they are.
+pub fn draw_weights<M: Module>(module: M, random: &mut Random) -> M {
+    module.map(&mut Draw { random, drawn: 0 })
 }
 
 /// Draws weights in visit order, and numbers the parameters instead of leaving their ids to chance, so that the records of two

@@ -264,7 +264,7 @@ impl NewFolder {
     ///
     /// # Errors
     /// [`Error::Write`].
-    pub fn write(&self, name: &str, content: &str) -> Result<()> {
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<()> {
         fs::write(self.stage.0.join(name), content).map_err(Error::write(&self.path))
     }
 

@@ -158,6 +158,21 @@ pub fn resume(
     Session { recipe, parts, model, lens, pipeline, random, position, run, clock }.go_on(stop, observe)
 }
 
+/// The model of a run folder's last checkpoint in inference mode, the data that it was trained on, and their device.
+///
+/// # Errors
+/// Those of [`resume`] up to the training.
+pub(crate) fn trained(folder: &Path, overrides: &[Override]) -> Result<(Classifier, Dataset, Device)> {
+    let (checkpoint, position) = RunDir::inspect(folder)?;
+    let recipe = Recipe::load(Some(&RunDir::recipe_file(folder)), overrides)?;
+    let parts = Parts::load(&recipe)?;
+    if parts.data.checksum() != position.data {
+        return Err(Error::run(folder, "was made with other data than found now"));
+    }
+    let model = load_model(&checkpoint, parts.model(&recipe, &mut Random::new(recipe.train.seed))?)?;
+    Ok((model.valid(), parts.data, parts.device))
+}
+
 /// The data of a run, and the device it goes to.
 struct Parts {
     data: Dataset,

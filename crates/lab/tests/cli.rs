@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use lab::png::Png;
 use lab::recipe::Recipe;
 use lab::run_dir::RunDir;
 use tempfile::TempDir;
@@ -226,4 +227,72 @@ fn an_interrupted_run_is_resumed_to_the_same_end() {
         fs::read(checkpoints.join(&names(&checkpoints)[0]).join("model.bpk")).unwrap()
     };
     assert!(model("parts") == model("whole"));
+}
+
+#[test]
+fn an_attack_shows_what_is_read_before_and_after() {
+    let root = root();
+    let text = done(&root, &["attack", "image", "--digit", "3", "--out", "a"]);
+    assert!(
+        text.contains("picture: number 3 of the test set, labelled 8") && text.contains("of the test set right"),
+        "{text}"
+    );
+    assert!(text.contains("APGD-CE, within 0.15 in Linf: 8 to be read as anything else"), "{text}");
+    assert!(text.contains("\n  before     8 ") && text.contains("\n  misled: distance 0.1"), "{text}");
+    assert_eq!(names(&root.path().join("a")), ["after.png", "before.png", "difference.png"]);
+    let png = |name: &str| Png::read(&root.path().join(name)).unwrap();
+    let (before, after) = (png("a/before.png"), png("a/after.png"));
+    assert_eq!((before.width, before.height(), before.channels, png("a/difference.png").channels), (8, 8, 1, 3));
+    let far = before.samples.iter().zip(&after.samples).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!((30..=39).contains(&far), "0.15 of 255 is 38.25: {far}");
+
+    // The same picture from its file, in colours and with light ink, heading for a class.
+    let coloured = |samples: &[u8]| samples.iter().flat_map(|x| [255 - x; 3]).collect();
+    let light = Png { width: 8, channels: 3, samples: coloured(&before.samples) };
+    fs::write(root.path().join("light.png"), light.encode()).unwrap();
+    let flags = ["attack", "image", "light.png", "--light-ink", "--attack", "fmn", "--norm", "l2", "--target", "3"];
+    let text = done(&root, &[&flags[..], &["--out", "b"]].concat());
+    assert!(text.contains("nearest in L2: 8 to be read as 3") && text.contains("misled"), "{text}");
+    assert_eq!(png("b/before.png").samples, light.samples.chunks(3).map(|pixel| pixel[0]).collect::<Vec<_>>());
+    // The same again, but for the seconds.
+    let again = done(&root, &[&flags[..], &["--out", "c"]].concat()).replace("c/before", "b/before");
+    let lines =
+        |text: &str| text.lines().filter(|line| !line.starts_with("model:")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(lines(&text), lines(&again));
+}
+
+#[test]
+fn an_attack_takes_a_trained_model_and_refuses_what_cannot_be() {
+    let root = with_quick_recipe();
+    done(&root, QUICK);
+    let text = done(&root, &["attack", "image", "--model", "run", "--attack", "pgd", "--out", "a"]);
+    assert!(text.contains("model: run, step 4\nPGD-"), "{text}");
+    fs::write(root.path().join("text.png"), "no picture").unwrap();
+    let wide = Png { width: 9, channels: 1, samples: vec![0; 72] };
+    fs::write(root.path().join("wide.png"), wide.encode()).unwrap();
+    fs::write(root.path().join("cut.png"), &wide.encode()[..50]).unwrap();
+    let cases: &[(&[&str], &str)] = &[
+        (&["none.png"], "error: none.png: cannot be read: "),
+        (&["text.png"], "error: text.png: is no PNG file"),
+        (&["wide.png"], "error: wide.png: 9 x 8 pixels, expected 8 x 8, the model's images"),
+        (&["cut.png"], "error: cut.png: is damaged: it ends too early"),
+        (&["--digit", "355"], "error: --digit: digit = 355: expected 0 to 354, the test set"),
+        (&["--digit", "3", "--target", "8"], "error: --target: target = 8: expected another class than its own, 8"),
+        (&["--target", "10"], "error: --target: target = 10: expected 0 to 9"),
+        (&["--epsilon", "-1"], "error: unexpected argument '-1' found"),
+        (&["--epsilon=-1"], "error: --epsilon: epsilon = -1: expected a finite number, at least 0"),
+        (
+            &["--epsilon=1", "--attack=fmn"],
+            "error: --epsilon: epsilon = 1: expected none: this attack looks for the nearest",
+        ),
+        (&["--attack", "square", "--norm", "l1"], "error: --attack: Square"),
+        (&["--attack", "prayer"], "error: invalid value 'prayer' for '--attack <NAME>'"),
+        (&["--model", "a"], "error: a: is no run folder: it has no recipe.toml"),
+        (&["--out", "a"], "error: a: exists already; choose another --out"),
+    ];
+    for (arguments, expected) in cases {
+        let model: &[&str] = if arguments.contains(&"--model") { &[] } else { &["--model", "run"] };
+        let message = refused(&root, &[&["attack", "image"], *arguments, model].concat());
+        assert!(message.starts_with(expected), "{message}");
+    }
 }

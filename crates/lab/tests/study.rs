@@ -128,11 +128,15 @@ fn every_study_answers_its_questions() {
         "Does any method beat a tuned weighted sum?",
         "Can one network hold every trade-off between the tasks?",
         "One body u with heads vᵢ, or separate networks, and must the data be shared?",
+        "Can stickers make a speed limit of a stop sign?",
+        "Can one printed patch mislead wherever it lies?",
+        "Can a T-shirt hide who wears it?",
     ];
     let mut headings = questions.to_vec();
     headings.insert(2, "In short");
     headings.insert(7, "In short");
     headings.insert(11, "In short");
+    headings.insert(16, "In short");
     headings.push("In short");
     assert_eq!(texts("h2"), headings);
     let answers: Vec<&str> = tree
@@ -147,12 +151,12 @@ fn every_study_answers_its_questions() {
     }
     // Every figure names its axes; the maps hold their image.
     let figures = tree.descendants().filter(|node| node.tag_name().name() == "figure").collect::<Vec<_>>();
-    assert_eq!(figures.len(), 11 + 17 + 5 + 15);
+    assert_eq!(figures.len(), 11 + 17 + 5 + 15 + 8);
     for figure in &figures {
         let names = figure.descendants().filter(|n| n.attribute("class").is_some_and(|c| c.starts_with("name")));
         assert!(names.count() >= 1 && !figure.descendants().any(|node| node.attribute("class") == Some("empty")));
     }
-    assert_eq!(page.matches("data:image/png;base64,").count(), 4 + 18 + 16);
+    assert_eq!(page.matches("data:image/png;base64,").count(), 4 + 18 + 16 + 54);
 
     let results: Value =
         serde_json::from_str(&fs::read_to_string(root.path().join("run/results.json")).unwrap()).unwrap();
@@ -180,8 +184,30 @@ fn every_study_answers_its_questions() {
     assert!(printed.contains("2cosh x from 8") && printed.contains("1,051 : 142"), "{printed}");
     precision(&results["studies"]["precision"], &answers[2..], &printed);
     adversarial(&results["studies"]["adversarial"], &answers[6..9], &printed);
-    multitask(&results["studies"]["multitask"], &answers[9..], &printed);
+    multitask(&results["studies"]["multitask"], &answers[9..13], &printed);
+    examples(&results["studies"]["examples"], &answers[13..], &printed);
     assert!(at(&results, "/seconds") > 0.0);
+}
+
+/// What the study of the lecture's examples found, whatever the seed.
+fn examples(study: &Value, answers: &[&str], printed: &str) {
+    assert!(at(study, "/signs/network/accuracy") > 0.95, "{printed}");
+    let stickers = |curve: usize, what: &str| at(study, &format!("/signs/stickers/curves/{curve}/{what}"));
+    // Made for a speed limit, made against the class, black and white, none.
+    assert!(stickers(0, "made_for") > 0.7 && stickers(1, "made_for") > 0.8, "{printed}");
+    assert!(stickers(3, "made_for") < 0.05, "{printed}");
+    assert!(
+        stickers(0, "by_angle/6") < stickers(0, "by_angle/0") && stickers(1, "made_for") > stickers(2, "made_for"),
+        "{printed}"
+    );
+    // The patch, the sign itself, a grey disc, at 40 % of the width.
+    let patch = |print: usize| at(study, &format!("/signs/patch/success/{print}/4"));
+    assert!(patch(0) > patch(1) && patch(0) > patch(2) + 0.4, "{printed}");
+    assert!(at(study, "/shirt/accuracy") > 0.95, "{printed}");
+    // Made for moving cloth, made for a flat print, at random, grey, on cloth that moves.
+    let hidden = |curve: usize| at(study, &format!("/shirt/curves/{curve}/hidden/3"));
+    assert!(hidden(0) > 0.3 && hidden(0) > hidden(3) + 0.25, "{printed}");
+    assert!(answers[0].contains("speed limit 45") && answers[2].contains("cloth"), "{answers:?}");
 }
 
 /// What the study of multi-task learning found, whatever the seed.

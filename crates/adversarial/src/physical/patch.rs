@@ -3,6 +3,7 @@
 use burn::tensor::{Tensor, TensorData};
 use core_tensor::Random;
 
+use super::photograph::{Photograph, Seen};
 use super::transform::{ImageMap, Transforms, sine_cosine, within};
 use crate::adam::Adam;
 use crate::attack::batch::{Rows, differentiate, logits};
@@ -287,12 +288,12 @@ impl AdversarialPatch {
                 let of: Vec<Loss> = chosen.iter().map(|i| self.objective.loss(&goals.get(*i), None)).collect();
                 let views = chosen.iter().map(|i| patch.put(rows.row(*i), [c, h, w], &self.placement, &mut random));
                 let views = views.collect::<Result<Vec<_>>>()?;
-                let points = views.iter().flat_map(|view| view.seen.iter().copied()).collect();
+                let points = views.iter().flat_map(|(_, seen)| seen.pixels.iter().copied()).collect();
                 let found = differentiate(classifier, points, [chosen.len(), c, h, w], &of, |_| true)?;
                 total += found.losses.iter().filter(|loss| !loss.is_nan()).sum::<f64>();
                 let mut descent = vec![0.0f64; patch.pixels.len()];
-                for (view, gradient) in views.iter().zip(found.gradient.chunks(c * h * w)) {
-                    let back = view.back(gradient);
+                for ((view, seen), gradient) in views.iter().zip(found.gradient.chunks(c * h * w)) {
+                    let back = view.back(seen, gradient);
                     let masked = back.iter().zip(&patch.mask).map(|(g, m)| f64::from(g * m) / chosen.len() as f64);
                     descent.iter_mut().zip(masked).for_each(|(d, g)| *d -= g);
                 }
@@ -306,33 +307,20 @@ impl AdversarialPatch {
     }
 }
 
-/// A picture with a patch, and the way back to it.
-struct View {
-    seen: Vec<f32>,
-    free: Vec<bool>,
-    put: ImageMap,
-    scene: ImageMap,
-}
-
-impl View {
-    fn back(&self, gradient: &[f32]) -> Vec<f32> {
-        let free = gradient.iter().zip(&self.free).map(|(g, free)| if *free { *g } else { 0.0 });
-        self.put.adjoint(&self.scene.adjoint(&free.collect::<Vec<_>>()))
-    }
-}
-
 impl Patch {
-    /// A picture with the patch.
-    fn put(&self, x: &[f32], picture: [usize; 3], placement: &Placement, random: &mut Random) -> Result<View> {
+    /// A picture with the patch, and the way back to it.
+    fn put(
+        &self,
+        x: &[f32],
+        picture: [usize; 3],
+        placement: &Placement,
+        random: &mut Random,
+    ) -> Result<(Photograph, Seen)> {
         let (put, scene) = placement.draw(self.shape, picture, random)?;
         let (low, high) = (self.threat.low() as f32, self.threat.high() as f32);
-        let print: Vec<f32> = self.pixels.iter().zip(&self.mask).map(|(p, m)| p * m).collect();
-        let (cover, print) = (put.apply_linear(&self.mask), put.apply_linear(&print));
-        let with = x.iter().zip(cover).zip(print).map(|((x, a), p)| (1.0 - a) * x + p);
-        let mut seen = scene.apply(&with.collect::<Vec<f32>>());
-        let free = seen.iter().map(|y| *y >= low && *y <= high).collect();
-        seen.iter_mut().for_each(|y| *y = y.clamp(low, high));
-        Ok(View { seen, free, put, scene })
+        let photograph = Photograph::new(x.to_vec(), put)?.light(scene)?.bounds(low, high);
+        let seen = photograph.seen(&self.pixels, &self.mask);
+        Ok((photograph, seen))
     }
 
     /// The pictures with the patch, each at a place of its own.
@@ -352,7 +340,7 @@ impl Patch {
         let mut random = Random::new(seed);
         let values: Vec<f32> = pictures.to_data().iter().collect();
         let views = values.chunks(c * h * w).map(|x| self.put(x, [c, h, w], placement, &mut random));
-        let seen: Vec<f32> = views.collect::<Result<Vec<_>>>()?.into_iter().flat_map(|view| view.seen).collect();
+        let seen: Vec<f32> = views.collect::<Result<Vec<_>>>()?.into_iter().flat_map(|(_, seen)| seen.pixels).collect();
         Ok(Tensor::from_data(TensorData::new(seen, [n, c, h, w]), &pictures.device()))
     }
 

@@ -2,7 +2,9 @@
 
 use burn::tensor::{Tensor, TensorData};
 use core_tensor::Random;
+use rayon::prelude::*;
 
+use super::photograph::{self, Photographs, Print};
 use super::transform::{ImageMap, Transforms, within};
 use crate::adam::Adam;
 use crate::attack::batch::{differentiate, logits};
@@ -77,7 +79,15 @@ impl PrintableColours {
 ///
 /// `λ‖M·δ‖₂ + ν·NPS(x + M·δ) + τ·TV(M·δ) − mean_views L(clamp(T(x + M·δ)))`
 ///
-/// with transformations `T` drawn anew at each step, and keeps `x + M·δ` in the bounds.
+/// with transformations `T` drawn anew at each step, and keeps `x + M·δ` in the bounds. Two ways to say what is seen:
+///
+/// | | `T` is | for |
+/// |---|---|---|
+/// | [`run`](Self::run) | [`views`](Self::views) of one picture of the object, all of which moves | a picture that shows little but the object |
+/// | [`run_on`](Self::run_on) | a [`Photograph`](super::Photograph) drawn anew: other places, backgrounds and light, the print where the object is | everything else; the paper's alignment of stickers with photographs |
+///
+/// A T-shirt (Xu and others) is [`run_on`](Self::run_on) with photographs of people, a [`cloth`](ImageMap::cloth) in each place, the goal
+/// [`Goal::untargeted`] of the class to vanish, and `norm_weight(0.0)`.
 ///
 /// | parameter | default | range | effect |
 /// |---|---|---|---|
@@ -92,16 +102,18 @@ impl PrintableColours {
 /// | [`bounds`](Self::bounds) | `[0, 1]` | | of the pixels |
 /// | [`seed`](Self::seed) | 0 | any | of the views |
 ///
-/// Guarantee: outside of the mask every bit stays, inside the result is in the bounds (test `stickers_stay_where_they_may_be`).
+/// Guarantee: outside of the mask every bit stays, inside the result is in the bounds (tests `stickers_stay_where_they_may_be`,
+/// `prints_stay_where_they_may_be`).
 ///
-/// Cost: `samples` gradients a step, `NPS` a product of all colours a pixel; one host synchronisation a step.
+/// Cost: `samples` gradients a step, `NPS` a product of all colours a pixel; one host synchronisation a step. Photographs are drawn
+/// on all cores.
 ///
-/// Deviations: total variation is an addition, as in later work of the authors; views are synthetic, where the paper mixes them
-/// with photographs: give those to [`AdversarialPatch`](super::AdversarialPatch), or call this once a photograph.
+/// Deviation: total variation is an addition, as in later work of the authors.
 ///
 /// K. Eykholt, I. Evtimov, E. Fernandes, B. Li, A. Rahmati, C. Xiao, A. Prakash, T. Kohno, D. Song, "Robust physical-world
 /// attacks on deep learning visual classification", CVPR 2018, arXiv:1707.08945, equation 3; the score: M. Sharif, S. Bhagavatula,
-/// L. Bauer, M. K. Reiter, "Accessorize to a crime", CCS 2016.
+/// L. Bauer, M. K. Reiter, "Accessorize to a crime", CCS 2016. The T-shirt: K. Xu and others, "Adversarial T-shirt! Evading person
+/// detectors in a physical world", ECCV 2020, arXiv:1910.11099, equations 4 and 5.
 ///
 /// ```
 /// use adversarial::physical::{PrintableColours, Rp2};
@@ -118,6 +130,18 @@ impl PrintableColours {
 /// let ink = PrintableColours::new(vec![vec![0.1], vec![0.9]])?;
 /// let stickers = Rp2::new().steps(5).colours(ink, 0.01).run(&classifier, &sign, &mask, Goal::targeted(0, 2))?;
 /// println!("misleads in {:.0} % of views", 100.0 * stickers.success(&classifier, 50, 1)?);
+///
+/// // The same on photographs of it: a face of 4 × 4 somewhere in the picture, in other light each time.
+/// use adversarial::physical::{ImageMap, Photograph, Print, Transform, Viewpoint};
+/// let photographs = |random: &mut core_tensor::Random| {
+///     let seen = Viewpoint { distance: 1.0 + random.next_f64(), ..Viewpoint::default() };
+///     let place = seen.homography(0.5, 6.0, [4.0, 4.0])?;
+///     let photograph = Photograph::new(vec![0.5; 64], ImageMap::printed([1, 4, 4], [1, 8, 8], &place, 3)?)?;
+///     photograph.light(Transform::Brightness([-0.2, 0.2]).draw([1, 8, 8], random)?)
+/// };
+/// let face = Print { pixels: vec![0.5; 16], mask: vec![1.0; 16], shape: [1, 4, 4] };
+/// let (print, _) = Rp2::new().steps(5).run_on(&classifier, &face, &photographs, Goal::targeted(0, 2))?;
+/// assert!(print.success(&classifier, &photographs, Goal::targeted(0, 2), 20, 1)? <= 1.0);
 /// # Ok::<(), adversarial::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -235,31 +259,95 @@ impl Rp2 {
         let [n, c, h, w] = object.dims();
         self.check(object.dims(), mask)?;
         let x: Vec<f32> = object.to_data().iter().collect();
-        let threat = crate::Threat::new(crate::Norm::L0, 0.0)?.bounds(self.bounds[0], self.bounds[1])?;
-        threat.inside_box(&x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>(), x.len())?;
+        self.threat()?.inside_box(&x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>(), x.len())?;
         let classes = logits(classifier, &x, [n, c, h, w], 1)?[0].len();
         crate::Goals::from(vec![goal]).check(classes)?;
         self.objective.check(classes, goal.target().is_some())?;
 
         let loss = self.objective.loss(&goal, None);
+        let seen = |y: &[f32], random: &mut Random| {
+            let maps = (0..self.samples).map(|_| self.views.draw([c, h, w], random));
+            self.seen(classifier, y, &maps.collect::<Result<Vec<_>>>()?, &loss)
+        };
+        let (y, losses) = self.descend(&x, mask, [c, h, w], seen)?;
+        let object = Tensor::from_data(TensorData::new(y, [1, c, h, w]), &object.device());
+        Ok(Stickers { object, losses, goal, views: self.views.clone(), bounds: self.bounds })
+    }
+
+    /// Makes a print for an object that photographs show: `object` is the object's own face, on the print's grid, and the print may
+    /// differ from it where its mask is 1. Photographs are drawn anew at each step, [`views`](Self::views) does not count. Returns the
+    /// print and what was minimised, at each step.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), [`Error::Shape`] for photographs of other prints or of several sizes, and those of drawing.
+    pub fn run_on(
+        &self,
+        classifier: &dyn Classifier<4>,
+        object: &Print,
+        photographs: &Photographs<'_>,
+        goal: Goal,
+    ) -> Result<(Print, Vec<f64>)> {
+        let [c, h, w] = object.shape;
+        self.check([1, c, h, w], &object.mask)?;
+        if object.pixels.len() != c * h * w {
+            let expected = format!("[{}], the print's shape", c * h * w);
+            return Err(Error::Shape { what: "the object", actual: vec![object.pixels.len()], expected });
+        }
+        self.threat()?.inside_box(&object.pixels.iter().map(|x| f64::from(*x)).collect::<Vec<_>>(), c * h * w)?;
+        let first = photograph::draw(photographs, 1, &Random::new(self.seed))?.remove(0);
+        let [pc, ph, pw] = first.shape();
+        let classes = logits(classifier, &first.without(), [1, pc, ph, pw], 1)?[0].len();
+        crate::Goals::from(vec![goal]).check(classes)?;
+        self.objective.check(classes, goal.target().is_some())?;
+
+        let losses = vec![self.objective.loss(&goal, None); self.samples];
+        let count = self.samples as f64;
+        let seen = |y: &[f32], random: &mut Random| {
+            let drawn = photograph::draw(photographs, self.samples, &Random::new(random.next_u64()))?;
+            photograph::check(&drawn, object.shape, first.shape())?;
+            let views: Vec<_> = drawn.par_iter().map(|one| one.seen(y, &object.mask)).collect();
+            let points = views.iter().flat_map(|seen| seen.pixels.iter().copied()).collect();
+            let found = differentiate(classifier, points, [self.samples, pc, ph, pw], &losses, |_| true)?;
+            let gradients = found.gradient.par_chunks(pc * ph * pw).zip(&drawn).zip(&views);
+            let back: Vec<Vec<f32>> = gradients.map(|((g, one), seen)| one.back(seen, g)).collect();
+            let mut gradient = vec![0.0; y.len()];
+            for g in back {
+                gradient.iter_mut().zip(g).for_each(|(sum, g)| *sum -= f64::from(g) / count);
+            }
+            let total: f64 = found.losses.iter().filter(|loss| !loss.is_nan()).sum();
+            Ok((-total / count, gradient))
+        };
+        let (pixels, losses) = self.descend(&object.pixels, &object.mask, object.shape, seen)?;
+        Ok((Print { pixels, ..object.clone() }, losses))
+    }
+
+    /// Adam on what is seen and what the stickers cost. `seen` gives minus the mean loss of a point's views with its gradient.
+    fn descend(
+        &self,
+        x: &[f32],
+        mask: &[f32],
+        shape: [usize; 3],
+        seen: impl Fn(&[f32], &mut Random) -> Result<(f64, Vec<f64>)>,
+    ) -> Result<(Vec<f32>, Vec<f64>)> {
         let mut random = Random::new(self.seed);
         let mut adam = Adam::new(self.learning_rate, x.len());
-        let mut y = x.clone();
+        let mut y = x.to_vec();
         let mut losses = Vec::with_capacity(self.steps);
         for _ in 0..self.steps {
-            let maps = (0..self.samples).map(|_| self.views.draw([c, h, w], &mut random));
-            let (value, mut gradient) = self.seen(classifier, &y, &maps.collect::<Result<Vec<_>>>()?, &loss)?;
-            let value = value + self.regularise(&x, &y, mask, [c, h, w], &mut gradient);
-            losses.push(value);
+            let (value, mut gradient) = seen(&y, &mut random)?;
+            losses.push(value + self.regularise(x, &y, mask, shape, &mut gradient));
             gradient.iter_mut().zip(mask.iter().cycle()).for_each(|(g, m)| *g *= f64::from(*m));
             adam.descend(&mut y, &gradient);
             let (low, high) = (self.bounds[0] as f32, self.bounds[1] as f32);
-            for ((y, x), m) in y.iter_mut().zip(&x).zip(mask.iter().cycle()) {
+            for ((y, x), m) in y.iter_mut().zip(x).zip(mask.iter().cycle()) {
                 *y = if *m == 0.0 { *x } else { y.clamp(low, high) };
             }
         }
-        let object = Tensor::from_data(TensorData::new(y, [1, c, h, w]), &object.device());
-        Ok(Stickers { object, losses, goal, views: self.views.clone(), bounds: self.bounds })
+        Ok((y, losses))
+    }
+
+    fn threat(&self) -> Result<crate::Threat> {
+        crate::Threat::new(crate::Norm::L0, 0.0)?.bounds(self.bounds[0], self.bounds[1])
     }
 
     fn check(&self, [n, c, h, w]: [usize; 4], mask: &[f32]) -> Result<()> {
@@ -372,6 +460,7 @@ impl Stickers {
 mod tests {
     use super::*;
     use crate::physical::samples::{bars, classifier};
+    use crate::physical::{Photograph, Transform, Viewpoint};
 
     /// The lower and the right half.
     fn mask() -> Vec<f32> {
@@ -404,6 +493,45 @@ mod tests {
         assert!(with > without + 0.4, "{with} {without}");
         let again = Rp2::new().run(&classifier, &x, &mask(), goal).unwrap();
         assert_eq!(again.object.to_data(), stickers.object.to_data());
+    }
+
+    /// Pictures of upright bars, and a print of 6 × 6 on most of them from some angle, on cloth.
+    fn worn(random: &mut Random) -> Result<Photograph> {
+        let picture = crate::attack::batch::floats(bars(1, random.next_u64()).0.into_data());
+        let mut between = |low: f64, high: f64| low + (high - low) * random.next_f64();
+        let seen = Viewpoint { distance: between(1.0, 1.2), yaw: between(-30.0, 30.0), ..Viewpoint::default() };
+        let place = seen.homography(0.5, 6.0, [between(3.0, 5.0), between(3.0, 5.0)])?;
+        let cloth = Transform::Cloth { side: 3, most: 0.5 }.draw([1, 6, 6], random)?;
+        let printed = cloth.then(ImageMap::printed([1, 6, 6], [1, 8, 8], &place, 2)?)?;
+        Photograph::new(picture, printed)?.light(Transform::Brightness([-0.05, 0.05]).draw([1, 8, 8], random)?)
+    }
+
+    fn grey() -> Print {
+        Print { pixels: vec![0.3; 36], mask: vec![1.0; 36], shape: [1, 6, 6] }
+    }
+
+    #[test]
+    fn a_print_misleads_on_photographs_it_was_not_made_for() {
+        let (classifier, goal) = (classifier(), Goal::targeted(0, 1));
+        let attack = Rp2::new().steps(100).norm_weight(0.0);
+        let (print, losses) = attack.run_on(&classifier, &grey(), &worn, goal).unwrap();
+        let share = |print: &Print| print.success(&classifier, &worn, goal, 200, 5).unwrap();
+        assert!(share(&print) > share(&grey()) + 0.4, "{} {}", share(&print), share(&grey()));
+        assert_eq!(losses.len(), 100);
+        assert_eq!((print, losses), attack.run_on(&classifier, &grey(), &worn, goal).unwrap());
+    }
+
+    #[test]
+    fn prints_stay_where_they_may_be() {
+        let classifier = classifier();
+        let mask: Vec<f32> = (0..36).map(|i| f32::from(u8::from(i % 6 < 3))).collect();
+        let object = Print { mask, ..grey() };
+        let attack = Rp2::new().steps(10).learning_rate(0.3).bounds(0.0, 0.9);
+        let (print, _) = attack.run_on(&classifier, &object, &worn, Goal::untargeted(0)).unwrap();
+        for ((y, x), m) in print.pixels.iter().zip(&object.pixels).zip(&object.mask) {
+            assert!(if *m == 0.0 { y.to_bits() == x.to_bits() } else { (0.0..=0.9).contains(y) });
+        }
+        assert!(print.pixels != object.pixels);
     }
 
     #[test]
@@ -454,6 +582,13 @@ mod tests {
         assert!(run(new(), &x, &[0.5; 64], goal).starts_with("mask = 0.5"));
         assert!(run(new(), &(x.clone() + 1.0), &mask, goal).contains("outside"));
         assert!(run(new(), &x, &mask, Goal::untargeted(3)).contains("is 3"));
+        let on = |print: Print, goal: Goal| new().run_on(&classifier, &print, &worn, goal).unwrap_err().to_string();
+        assert!(on(Print { pixels: vec![0.0; 9], ..grey() }, goal).starts_with("the object has shape [9]"));
+        assert!(on(Print { pixels: vec![2.0; 36], ..grey() }, goal).contains("outside"));
+        assert!(
+            on(Print { shape: [1, 4, 9], ..grey() }, goal).starts_with("the photograph's print has shape [1, 6, 6]")
+        );
+        assert!(on(grey(), Goal::untargeted(3)).contains("is 3"));
         let rgb = PrintableColours::new(vec![vec![0.0; 3]]).unwrap();
         assert!(run(new().colours(rgb, 1.0), &x, &mask, goal).contains("colours of 1 channels"));
         assert!(PrintableColours::new(Vec::new()).is_err() && PrintableColours::new(vec![vec![f32::NAN]]).is_err());

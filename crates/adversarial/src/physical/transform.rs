@@ -3,6 +3,7 @@
 use burn::tensor::Distribution;
 use core_tensor::Random;
 
+use super::homography::Homography;
 use super::sparse::{Sparse, solve};
 use crate::attack::geometry::draw;
 use crate::error::{Error, Result};
@@ -20,6 +21,7 @@ use crate::error::{Error, Result};
 /// | [`brightness`](Self::brightness) | what is added | 0 |
 /// | [`contrast`](Self::contrast) | factor around ½ | 1 |
 /// | [`noise`](Self::noise) | an image that is added | zeros |
+/// | [`printed`](Self::printed) | how a print lies in a picture of another size | – |
 ///
 /// Geometric maps sample bilinearly; what comes from outside of the image is 0. They compose by [`then`](Self::then), each with
 /// its own sampling.
@@ -232,6 +234,42 @@ impl ImageMap {
             return Err(Error::Shape { what: "the noise", actual: vec![noise.len()], expected });
         }
         Ok(Self::affine(shape, 1.0, noise))
+    }
+
+    /// A print in a picture: each of its pixels is a square of ink, `place` brings its square `[−1, 1]²` (right, down) into the
+    /// picture, whose pixels are squares of side 1 from 0 on, and each of those is the mean of `samples × samples` points in it. What
+    /// the print does not reach is 0.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for no samples, [`Error::Shape`] for other channels or a print without pixels.
+    pub fn printed(from: [usize; 3], to: [usize; 3], place: &Homography, samples: usize) -> Result<Self> {
+        crate::attack::check::at_least_one("samples", samples)?;
+        if from[0] != to[0] || from.contains(&0) {
+            let expected = format!("[{}, at least 1, at least 1]", to[0]);
+            return Err(Error::Shape { what: "the print", actual: from.to_vec(), expected });
+        }
+        let (back, [_, rows, columns]) = (place.inverse(), from);
+        let weight = 1.0 / (samples * samples) as f32;
+        let pixel = |i: usize| {
+            let mut sources: Vec<(usize, f32)> = Vec::new();
+            for k in 0..samples * samples {
+                let within = |k: usize| (k as f64 + 0.5) / samples as f64;
+                let at = [(i % to[2]) as f64 + within(k % samples), (i / to[2]) as f64 + within(k / samples)];
+                let Some([u, v]) = back.apply(at) else { continue };
+                if !(u.abs() < 1.0 && v.abs() < 1.0) {
+                    continue;
+                }
+                let part = |x: f64, side: usize| ((0.5 * (x + 1.0) * side as f64) as usize).min(side - 1);
+                let source = part(v, rows) * columns + part(u, columns);
+                match sources.iter_mut().find(|(other, _)| *other == source) {
+                    Some((_, sum)) => *sum += weight,
+                    None => sources.push((source, weight)),
+                }
+            }
+            sources
+        };
+        let map = Sparse::new(rows * columns, (0..to[1] * to[2]).map(pixel));
+        Ok(Self { from, to, stages: vec![Stage::Linear(map)] })
     }
 
     /// This map and then another.
@@ -469,6 +507,7 @@ pub(super) fn within(parameter: &'static str, value: f64, low: f64, high: f64, b
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::physical::Viewpoint;
     use burn::tensor::Device;
     use proptest::prelude::*;
 
@@ -504,6 +543,9 @@ mod tests {
             let (x, g) = (image(shape, seed), image(shape, seed + 1));
             let mut maps: Vec<ImageMap> = families().iter().map(|f| f.draw(shape, &mut random).unwrap()).collect();
             maps.push(Transforms(families()).draw(shape, &mut random).unwrap());
+            let seen = Viewpoint { distance: 1.0 + random.next_f64(), yaw: 40.0, roll: 10.0, ..Viewpoint::default() };
+            let place = seen.homography(0.5, 8.0, [w as f64 / 2.0, h as f64 / 2.0]).unwrap();
+            maps.push(ImageMap::printed(shape, shape, &place, 2).unwrap());
             for map in maps {
                 let (forward, back) = (dot(&map.apply_linear(&x), &g), dot(&x, &map.adjoint(&g)));
                 prop_assert!((forward - back).abs() < 1e-4 * (1.0 + forward.abs()), "{forward} {back}");
@@ -598,6 +640,23 @@ mod tests {
     }
 
     #[test]
+    fn a_print_by_hand() {
+        let corners = [[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]];
+        let at = |left: f64, top: f64, side: f64| {
+            let to = corners.map(|[u, v]| [left + side * (u + 1.0) / 2.0, top + side * (v + 1.0) / 2.0]);
+            Homography::corners(corners, to).unwrap()
+        };
+        let x = [1.0, 2.0, 3.0, 4.0];
+        let put =
+            |place: &Homography, samples| ImageMap::printed([1, 2, 2], [1, 3, 3], place, samples).unwrap().apply(&x);
+        assert_eq!(put(&at(1.0, 0.0, 2.0), 1), [0.0, 1.0, 2.0, 0.0, 3.0, 4.0, 0.0, 0.0, 0.0]);
+        // Half a pixel to the right: halves of the neighbours.
+        assert_eq!(put(&at(0.5, 0.0, 2.0), 2), [0.5, 1.5, 1.0, 1.5, 3.5, 2.0, 0.0, 0.0, 0.0]);
+        // One pixel for all of it.
+        assert_eq!(put(&at(1.0, 1.0, 1.0), 2), [0.0, 0.0, 0.0, 0.0, 2.5, 0.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
     fn blur_keeps_flat_images_and_is_symmetric() {
         let map = ImageMap::blur([1, 6, 5], 1.3).unwrap();
         assert!(map.apply(&[0.7; 30]).iter().all(|y| (y - 0.7).abs() < 1e-6));
@@ -618,6 +677,9 @@ mod tests {
         assert!(error(ImageMap::perspective(s, [[1.0; 2]; 4])).starts_with("corners = 1"));
         assert!(error(ImageMap::cloth(s, 1, &[])).starts_with("side = 1"));
         assert!(error(ImageMap::cloth(s, 2, &[])).starts_with("displacements has shape [0]"));
+        let place = Viewpoint::default().homography(1.0, 1.0, [2.0; 2]).unwrap();
+        assert!(error(ImageMap::printed(s, s, &place, 0)).starts_with("samples = 0"));
+        assert!(error(ImageMap::printed([3, 4, 4], s, &place, 1)).starts_with("the print has shape [3, 4, 4]"));
         assert!(error(ImageMap::noise(s, vec![0.0])).starts_with("the noise has shape [1]"));
         assert!(error(ImageMap::identity(s).then(ImageMap::identity([1, 4, 5]))).contains("[1, 4, 5]"));
         let mut random = Random::new(0);

@@ -5,13 +5,11 @@
 //! as they are: 0 is black, 255 white and "full ink", as in MNIST.
 
 use std::fs;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
-
-use png::{ColorType, Decoder, Transformations};
 
 use super::{Dataset, Images, class_number, classes_of, data_error, every_fifth};
 use crate::error::{Error, Result};
+use crate::png::Png;
 
 /// The images of a folder.
 ///
@@ -103,31 +101,18 @@ fn read(folders: &[PathBuf], classes: &[String], size: &mut Option<(usize, usize
 
 /// Height, width and grey values of a file.
 fn decode(path: &Path) -> Result<(usize, usize, Vec<u8>)> {
-    let bad = |error: png::DecodingError| data_error(path, format!("is no PNG that can be read: {error}"));
-    let mut decoder = Decoder::new(BufReader::new(fs::File::open(path).map_err(Error::read(path))?));
-    decoder.set_transformations(Transformations::normalize_to_color8());
-    let mut reader = decoder.read_info().map_err(bad)?;
-    let bytes = reader.output_buffer_size().ok_or_else(|| data_error(path, "is too large"))?;
-    let mut buffer = vec![0; bytes];
-    let info = reader.next_frame(&mut buffer).map_err(bad)?;
-    let samples = &buffer[..info.buffer_size()];
-    let luma = |colour: &[u8]| {
-        let [r, g, b] = [colour[0], colour[1], colour[2]].map(u32::from);
-        ((299 * r + 587 * g + 114 * b + 500) / 1000) as u8
+    let png = Png::read(path)?;
+    let luma = |pixel: &[u8]| match *pixel {
+        [r, g, b] => ((299 * u32::from(r) + 587 * u32::from(g) + 114 * u32::from(b) + 500) / 1000) as u8,
+        _ => pixel[0],
     };
-    let grey = match info.color_type {
-        ColorType::Grayscale => samples.to_vec(),
-        ColorType::GrayscaleAlpha => samples.chunks(2).map(|pixel| pixel[0]).collect(),
-        ColorType::Rgb => samples.chunks(3).map(luma).collect(),
-        ColorType::Rgba => samples.chunks(4).map(luma).collect(),
-        ColorType::Indexed => return Err(data_error(path, "has a palette that cannot be resolved")),
-    };
-    Ok((info.height as usize, info.width as usize, grey))
+    Ok((png.height(), png.width, png.samples.chunks(png.channels).map(luma).collect()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use png::ColorType;
 
     fn put(path: PathBuf, colour: ColorType, width: u32, height: u32, data: &[u8]) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();

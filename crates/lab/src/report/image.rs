@@ -1,93 +1,43 @@
 //! Images inside a page: PNG as `data:` addresses.
 
-use std::io::Write;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use flate2::Compression;
-use flate2::Crc;
-use flate2::write::ZlibEncoder;
+
+use crate::png::Png;
 
 /// A grey image as the address of a PNG of `width` columns, ink (`ink` in `pixels`) black on white paper (0).
 ///
 /// Panics where `pixels` are not whole rows: that is a bug of the caller.
 pub fn png_address(pixels: &[u8], width: usize, ink: u8) -> String {
     let grey = |pixel: &u8| 255 - (u32::from(*pixel) * 255 / u32::from(ink.max(1))).min(255) as u8;
-    png(&pixels.iter().map(grey).collect::<Vec<u8>>(), width, GREY, 1)
+    address(&Png { width, channels: 1, samples: pixels.iter().map(grey).collect() })
 }
 
 /// A coloured image as the address of a PNG of `width` columns.
 ///
 /// Panics where `pixels` are not whole rows: that is a bug of the caller.
 pub fn colour_address(pixels: &[[u8; 3]], width: usize) -> String {
-    png(pixels.as_flattened(), width, COLOUR, 3)
+    address(&Png { width, channels: 3, samples: pixels.as_flattened().to_vec() })
 }
 
-/// PNG's numbers for what a pixel is made of.
-const GREY: u8 = 0;
-const COLOUR: u8 = 2;
-
-fn png(samples: &[u8], width: usize, kind: u8, per_pixel: usize) -> String {
-    let stride = width * per_pixel;
-    assert!(samples.len().is_multiple_of(stride), "whole rows");
-    let mut rows = ZlibEncoder::new(Vec::new(), Compression::best());
-    for row in samples.chunks(stride) {
-        let line: Vec<u8> = std::iter::once(0).chain(row.iter().copied()).collect(); // 0: no filter
-        rows.write_all(&line).expect("writing into memory");
-    }
-    let mut header = Vec::new();
-    header.extend((width as u32).to_be_bytes());
-    header.extend(((samples.len() / stride) as u32).to_be_bytes());
-    header.extend([8, kind, 0, 0, 0]); // 8 bits a sample, deflate, the standard filters, not interlaced
-    let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
-    chunk(&mut file, b"IHDR", &header);
-    chunk(&mut file, b"IDAT", &rows.finish().expect("writing into memory"));
-    chunk(&mut file, b"IEND", &[]);
-    format!("data:image/png;base64,{}", STANDARD.encode(file))
-}
-
-/// A part of a PNG file: length, kind, content, checksum of the last two.
-fn chunk(file: &mut Vec<u8>, kind: &[u8; 4], content: &[u8]) {
-    let mut sum = Crc::new();
-    sum.update(kind);
-    sum.update(content);
-    file.extend((content.len() as u32).to_be_bytes());
-    file.extend(kind);
-    file.extend(content);
-    file.extend(sum.sum().to_be_bytes());
+fn address(png: &Png) -> String {
+    format!("data:image/png;base64,{}", STANDARD.encode(png.encode()))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
-    use flate2::read::ZlibDecoder;
-
     use super::*;
 
-    #[test]
-    fn the_address_decodes_to_the_image() {
-        let address = png_address(&[0, 8, 16, 4, 2, 1], 3, 16);
+    fn decoded(address: &str) -> Png {
         let file = STANDARD.decode(address.strip_prefix("data:image/png;base64,").unwrap()).unwrap();
-        assert_eq!(file[..8], *b"\x89PNG\r\n\x1a\n");
-        assert_eq!(file[8..33], *b"\0\0\0\x0dIHDR\0\0\0\x03\0\0\0\x02\x08\0\0\0\0\xb8\x1f\x39\xc6");
-        assert_eq!(file[file.len() - 12..], *b"\0\0\0\0IEND\xae\x42\x60\x82");
-        let length = u32::from_be_bytes(file[33..37].try_into().unwrap()) as usize;
-        assert_eq!(file[37..41], *b"IDAT");
-        let mut rows = Vec::new();
-        ZlibDecoder::new(&file[41..41 + length]).read_to_end(&mut rows).unwrap();
-        assert_eq!(rows, [0, 255, 128, 0, 0, 192, 224, 240]);
-        assert_eq!(file.len(), 41 + length + 4 + 12);
+        Png::decode(&file).unwrap()
     }
 
     #[test]
-    fn colours_take_three_samples() {
-        let address = colour_address(&[[1, 2, 3], [4, 5, 6]], 1);
-        let file = STANDARD.decode(address.strip_prefix("data:image/png;base64,").unwrap()).unwrap();
-        assert_eq!(file[16..29], *b"\0\0\0\x01\0\0\0\x02\x08\x02\0\0\0");
-        let length = u32::from_be_bytes(file[33..37].try_into().unwrap()) as usize;
-        let mut rows = Vec::new();
-        ZlibDecoder::new(&file[41..41 + length]).read_to_end(&mut rows).unwrap();
-        assert_eq!(rows, [0, 1, 2, 3, 0, 4, 5, 6]);
+    fn the_address_decodes_to_the_image() {
+        let grey = Png { width: 3, channels: 1, samples: vec![255, 128, 0, 192, 224, 240] };
+        assert_eq!(decoded(&png_address(&[0, 8, 16, 4, 2, 1], 3, 16)), grey);
+        let colours = Png { width: 1, channels: 3, samples: vec![1, 2, 3, 4, 5, 6] };
+        assert_eq!(decoded(&colour_address(&[[1, 2, 3], [4, 5, 6]], 1)), colours);
     }
 }
