@@ -16,6 +16,7 @@ pub mod model;
 pub mod recipe;
 pub mod report;
 pub mod run_dir;
+pub mod scene_captions;
 pub mod study;
 pub mod summary;
 pub mod train;

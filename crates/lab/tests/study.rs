@@ -128,11 +128,13 @@ fn every_study_answers_its_questions() {
         "Does any method beat a tuned weighted sum?",
         "Can one network hold every trade-off between the tasks?",
         "One body u with heads vᵢ, or separate networks, and must the data be shared?",
+        "Can a picture be made to be described as something else?",
     ];
     let mut headings = questions.to_vec();
     headings.insert(2, "In short");
     headings.insert(7, "In short");
     headings.insert(11, "In short");
+    headings.insert(16, "In short");
     headings.push("In short");
     assert_eq!(texts("h2"), headings);
     let answers: Vec<&str> = tree
@@ -147,12 +149,12 @@ fn every_study_answers_its_questions() {
     }
     // Every figure names its axes; the maps hold their image.
     let figures = tree.descendants().filter(|node| node.tag_name().name() == "figure").collect::<Vec<_>>();
-    assert_eq!(figures.len(), 11 + 17 + 5 + 15);
+    assert_eq!(figures.len(), 11 + 17 + 5 + 15 + 1);
     for figure in &figures {
         let names = figure.descendants().filter(|n| n.attribute("class").is_some_and(|c| c.starts_with("name")));
         assert!(names.count() >= 1 && !figure.descendants().any(|node| node.attribute("class") == Some("empty")));
     }
-    assert_eq!(page.matches("data:image/png;base64,").count(), 4 + 18 + 16);
+    assert_eq!(page.matches("data:image/png;base64,").count(), 4 + 18 + 16 + 36);
 
     let results: Value =
         serde_json::from_str(&fs::read_to_string(root.path().join("run/results.json")).unwrap()).unwrap();
@@ -180,7 +182,8 @@ fn every_study_answers_its_questions() {
     assert!(printed.contains("2cosh x from 8") && printed.contains("1,051 : 142"), "{printed}");
     precision(&results["studies"]["precision"], &answers[2..], &printed);
     adversarial(&results["studies"]["adversarial"], &answers[6..9], &printed);
-    multitask(&results["studies"]["multitask"], &answers[9..], &printed);
+    multitask(&results["studies"]["multitask"], &answers[9..13], &printed);
+    captions(&results["studies"]["examples"]["captions"], &answers[13..], &printed);
     assert!(at(&results, "/seconds") > 0.0);
 }
 
@@ -228,6 +231,17 @@ fn multitask(study: &Value, answers: &[&str], printed: &str) {
         assert!(numbers("separate, as many numbers as one body") <= one, "{printed}");
     }
     assert!(answers[0].contains("Nash-MTL"), "{answers:?}");
+}
+
+/// What attacks made captions say, whatever the seed.
+fn captions(found: &Value, answers: &[&str], printed: &str) {
+    assert!(at(found, "/exact") > 0.9, "{printed}");
+    let kinds = found["kinds"].as_array().unwrap();
+    assert_eq!((kinds.len(), found["drawn"].as_array().unwrap().len()), (7, 12));
+    for kind in kinds {
+        assert!(at(kind, "/success") > 0.8 && at(kind, "/median_rms") < 0.1, "{kind}: {printed}");
+    }
+    assert!(answers[0].starts_with("Yes"), "{answers:?}");
 }
 
 /// What the study of adversarial learning found, whatever the seed.

@@ -10,6 +10,7 @@
 
 pub mod adversarial;
 pub mod clipping;
+pub mod examples;
 pub mod multitask;
 pub mod precision;
 mod toolkit;
@@ -42,11 +43,14 @@ pub enum Study {
     Adversarial,
     /// Multi-task learning.
     Multitask,
+    /// What attacks make of pictures.
+    Examples,
 }
 
 impl Study {
     /// Every study, in the order of a report on all.
-    pub const ALL: &'static [Self] = &[Self::Clipping, Self::Precision, Self::Adversarial, Self::Multitask];
+    pub const ALL: &'static [Self] =
+        &[Self::Clipping, Self::Precision, Self::Adversarial, Self::Multitask, Self::Examples];
 
     /// Its name on the command line and in `results.json`.
     pub fn name(self) -> &'static str {
@@ -55,6 +59,7 @@ impl Study {
             Self::Precision => "precision",
             Self::Adversarial => "adversarial",
             Self::Multitask => "multitask",
+            Self::Examples => "examples",
         }
     }
 
@@ -69,6 +74,7 @@ impl Study {
             Self::Precision => "Low precision",
             Self::Adversarial => "Adversarial learning",
             Self::Multitask => "Multi-task learning",
+            Self::Examples => "Adversarial pictures",
         }
     }
 
@@ -79,6 +85,7 @@ impl Study {
             Self::Precision => precision::UNITS,
             Self::Adversarial => adversarial::UNITS,
             Self::Multitask => multitask::UNITS,
+            Self::Examples => examples::UNITS,
         }
     }
 
@@ -88,6 +95,7 @@ impl Study {
             Self::Precision => precision::run(setting),
             Self::Adversarial => adversarial::run(setting),
             Self::Multitask => multitask::run(setting),
+            Self::Examples => examples::run(setting),
         }
     }
 }
