@@ -17,6 +17,7 @@ mod show_and_tell;
 mod tanh_box;
 mod teacher_forcing;
 mod vocabulary;
+mod walk;
 
 pub use captioner::{Captioner, PulledCaptions};
 pub use goal::CaptionGoal;

@@ -4,11 +4,10 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::captioner::{Captioner, Rows, check_images};
 use super::goal::{Aim, CaptionGoal};
-use super::loss::{CaptionLoss, Scored, score};
-use super::tanh_box::TanhBox;
-use crate::adam::Adam;
+use super::loss::{CaptionLoss, score};
+use super::walk::{Success, Victim, Walk, decode_again, tensor};
 use crate::attack::check::{at_least_one, not_negative, positive};
-use crate::attack::minimum::{Constant, Patience};
+use crate::attack::minimum::Constant;
 use crate::engine::Status;
 use crate::error::{Error, Result};
 use crate::threat::{Norm, Threat};
@@ -36,8 +35,8 @@ use crate::threat::{Norm, Threat};
 /// | [`batch`](Self::batch) | 32 | ≥ 1 | images at a time |
 /// | [`bounds`](Self::bounds) | `[0, 1]` | | of the pixels |
 ///
-/// A minimisation of an image ends early when a tenth of its steps has not lowered the objective by a ten-thousandth; the others of
-/// the batch go on without it.
+/// A minimisation of an image that has met a success ends early when a tenth of its steps has not lowered the objective by a
+/// ten-thousandth; the others of the batch go on without it.
 ///
 /// Guarantees: a success is one of [`Captioner::greedy`], run on the very image that is handed back, whatever the losses say
 /// (`success_is_what_is_decoded`); images are inside the bounds (`images_stay_in_the_box`), and pixels at a bound can move
@@ -262,7 +261,7 @@ impl ShowAndFool {
         let mut victims: Vec<Victim> = pixels.chunks(size).zip(goals).zip(clean).map(victim).collect();
         for _ in 0..self.searches {
             let attacked = victims.iter_mut().filter(|v| matches!(v.status, Status::Standing | Status::Broken));
-            let walks = attacked.map(|victim| Walk::new(self, victim)).collect();
+            let walks = attacked.map(|victim| Walk::new(victim, self.bounds, self.rate, self.steps)).collect();
             self.minimise(captioner, walks)?;
         }
         Ok(victims)
@@ -331,143 +330,4 @@ impl ShowAndFool {
         }
         Ok(())
     }
-}
-
-/// An image under attack.
-struct Victim {
-    image: Vec<f32>,
-    aim: Aim,
-    caption: Vec<usize>,
-    status: Status,
-    constant: Constant,
-    best: Option<Success>,
-    gradients: usize,
-}
-
-struct Success {
-    distance: f64,
-    iterations: usize,
-    image: Vec<f32>,
-    caption: Vec<usize>,
-}
-
-impl Victim {
-    fn finish(self, captioner: &dyn Captioner) -> (Vec<f32>, CaptionOutcome) {
-        let spell = |caption: &[usize]| captioner.vocabulary().spell(caption);
-        let before = spell(&self.caption);
-        let (image, after, iterations) = match self.best {
-            Some(best) => (best.image, spell(&best.caption), best.iterations),
-            None => (self.image.clone(), before.clone(), 0),
-        };
-        let change = || image.iter().zip(&self.image).map(|(x, x0)| f64::from(*x) - f64::from(*x0));
-        let outcome = CaptionOutcome {
-            status: self.status,
-            before,
-            after,
-            distance: Norm::L2.of(change()),
-            largest: Norm::Linf.of(change()),
-            iterations,
-            gradients: self.gradients,
-        };
-        (image, outcome)
-    }
-}
-
-/// A minimisation of one image.
-struct Walk<'a> {
-    victim: &'a mut Victim,
-    space: TanhBox,
-    w: Vec<f32>,
-    x: Vec<f32>,
-    adam: Adam,
-    patience: Patience,
-    /// The words that the loss is given.
-    read: Vec<usize>,
-    /// Whether these are the captioner's own.
-    settled: bool,
-    /// Distance, step and image of the nearest that looked like a success.
-    nearest: Option<(f64, usize, Vec<f32>)>,
-    open: bool,
-}
-
-impl<'a> Walk<'a> {
-    fn new(attack: &ShowAndFool, victim: &'a mut Victim) -> Self {
-        let space = TanhBox::new(attack.bounds);
-        let w: Vec<f32> = victim.image.iter().map(|x| space.enter(*x)).collect();
-        let read = match &victim.aim {
-            Aim::Caption(words) => words.clone(),
-            Aim::Keywords(_) | Aim::Without(_) => victim.caption.clone(),
-        };
-        Self {
-            space,
-            adam: Adam::new(attack.rate, w.len()),
-            patience: Patience::new(attack.steps),
-            x: victim.image.clone(),
-            w,
-            read,
-            settled: true,
-            nearest: None,
-            open: true,
-            victim,
-        }
-    }
-    /// Makes the image of `w`.
-    fn look(&mut self) {
-        self.x.iter_mut().zip(&self.w).for_each(|(x, w)| *x = self.space.leave(*w));
-    }
-
-    fn distance(&self) -> f64 {
-        Norm::L2.of(self.x.iter().zip(&self.victim.image).map(|(x, x0)| f64::from(*x) - f64::from(*x0)))
-    }
-
-    /// Takes in what looks like a success.
-    fn offer(&mut self, step: usize) {
-        let distance = self.distance();
-        if self.nearest.as_ref().is_none_or(|(least, ..)| distance < *least) {
-            self.nearest = Some((distance, step, self.x.clone()));
-        }
-    }
-
-    /// A step against the gradient of the objective, given that of the loss; none where it is no number.
-    fn descend(&mut self, step: usize, gradient: &[f32], scored: &Scored) {
-        self.victim.gradients += 1;
-        if !(scored.loss.is_finite() && gradient.iter().all(|g| g.is_finite())) {
-            self.open = false;
-            if step == 0 {
-                self.victim.status = Status::NotFinite;
-            }
-            return;
-        }
-        let c = self.victim.constant.value;
-        let slope = |((w, x), (x0, g)): ((&f32, &f32), (&f32, &f32))| {
-            self.space.slope(*w) * (2.0 * (f64::from(*x) - f64::from(*x0)) + c * f64::from(*g))
-        };
-        let image = self.victim.image.iter().zip(gradient);
-        let slopes: Vec<f64> = self.w.iter().zip(&self.x).zip(image).map(slope).collect();
-        self.adam.descend(&mut self.w, &slopes);
-        self.space.clamp(&mut self.w);
-        let objective = self.distance().powi(2) + c * (scored.loss - scored.least);
-        self.open = !self.patience.is_over(step, objective);
-    }
-}
-
-/// Gives walks whose captioner has changed its mind its new words.
-fn decode_again(captioner: &dyn Captioner, walks: &mut [&mut Walk<'_>]) -> Result<()> {
-    let changed = |walk: &&mut Walk<'_>| !walk.settled && !matches!(walk.victim.aim, Aim::Caption(_));
-    let mut changed: Vec<&mut Walk<'_>> =
-        walks.iter_mut().filter(|walk| changed(walk)).map(|walk| &mut **walk).collect();
-    if changed.is_empty() {
-        return Ok(());
-    }
-    let captions = captioner.greedy(tensor(captioner, changed.iter().map(|walk| walk.x.as_slice())))?;
-    changed.iter_mut().zip(captions).for_each(|(walk, caption)| walk.read = caption);
-    Ok(())
-}
-
-/// Images as the captioner takes them.
-fn tensor<'a>(captioner: &dyn Captioner, images: impl Iterator<Item = &'a [f32]>) -> Tensor<4> {
-    let [channels, height, width] = captioner.image();
-    let values = images.collect::<Vec<_>>().concat();
-    let count = values.len() / (channels * height * width);
-    Tensor::from_data(TensorData::new(values, [count, channels, height, width]), &captioner.device())
 }
