@@ -239,8 +239,9 @@ fn captions(found: &Value, answers: &[&str], printed: &str) {
     let kinds = found["kinds"].as_array().unwrap();
     assert_eq!((kinds.len(), found["drawn"].as_array().unwrap().len()), (7, 12));
     for kind in kinds {
-        assert!(at(kind, "/success") > 0.8 && at(kind, "/median_rms") < 0.1, "{kind}: {printed}");
+        assert!(at(kind, "/success") > 0.6 && at(kind, "/median_rms") < 0.05, "{kind}: {printed}");
     }
+    assert!(kinds.iter().map(|kind| at(kind, "/success")).sum::<f64>() > 0.8 * kinds.len() as f64, "{printed}");
     assert!(answers[0].starts_with("Yes"), "{answers:?}");
 }
 

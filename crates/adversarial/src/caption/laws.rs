@@ -352,7 +352,7 @@ const NUMBERS: [&str; 10] = ["zero", "one", "two", "three", "four", "five", "six
 
 /// Digits as a captioner is to describe them: "a three which is odd".
 fn described(digit: usize) -> String {
-    format!("a {} which is {}", NUMBERS[digit], if digit % 2 == 0 { "even" } else { "odd" })
+    format!("a {} which is {}", NUMBERS[digit], if digit.is_multiple_of(2) { "even" } else { "odd" })
 }
 
 fn pixels(chosen: &[usize], test: bool) -> Tensor<4> {
