@@ -132,4 +132,14 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// A caption that cannot be asked for.
+    #[error("the caption {caption:?} of image {example} {problem}")]
+    Caption {
+        /// Row of the batch.
+        example: usize,
+        /// The caption.
+        caption: String,
+        /// What is wrong with it.
+        problem: String,
+    },
 }

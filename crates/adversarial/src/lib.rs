@@ -11,6 +11,7 @@
 //! | fool on all inputs with one perturbation | [`Universal`] |
 //! | write an attack of your own | [`Attack`], [`engine`] |
 //! | attack classifiers of text | [`text`] |
+//! | make a captioner say something else | [`caption`] |
 //! | train a model that holds | [`training`], [`CertifiedTraining`] |
 //! | prove that it does | [`Verifier`], [`Smoothing`] |
 
@@ -20,6 +21,7 @@
 mod adam;
 pub mod attack;
 mod averaged;
+pub mod caption;
 mod certify;
 mod classifier;
 #[cfg(test)]

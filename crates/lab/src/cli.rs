@@ -87,7 +87,7 @@ enum StudyName {
     Adversarial,
     /// How to solve min over u, {vᵢ} of (1/M) Σ f(u, vᵢ)? Does a method beat a tuned weighted sum? One body or many?
     Multitask,
-    /// Can stickers make a speed limit of a stop sign? One printed patch mislead anywhere? A T-shirt hide who wears it?
+    /// Can stickers make a speed limit of a stop sign? A T-shirt hide who wears it? A sentence or a caption be turned round?
     Examples,
     /// Every study, in one report.
     All,

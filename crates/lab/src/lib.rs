@@ -20,6 +20,7 @@ pub mod recipe;
 pub mod report;
 pub mod run_dir;
 pub mod scene;
+pub mod scene_captions;
 pub mod study;
 pub mod summary;
 pub mod train;

@@ -131,6 +131,7 @@ fn every_study_answers_its_questions() {
         "Can stickers make a speed limit of a stop sign?",
         "Can one printed patch mislead wherever it lies?",
         "Can a T-shirt hide who wears it?",
+        "Can a picture be made to be described as something else?",
     ];
     let mut headings = questions.to_vec();
     headings.insert(2, "In short");
@@ -151,12 +152,12 @@ fn every_study_answers_its_questions() {
     }
     // Every figure names its axes; the maps hold their image.
     let figures = tree.descendants().filter(|node| node.tag_name().name() == "figure").collect::<Vec<_>>();
-    assert_eq!(figures.len(), 11 + 17 + 5 + 15 + 8);
+    assert_eq!(figures.len(), 11 + 17 + 5 + 15 + 8 + 1);
     for figure in &figures {
         let names = figure.descendants().filter(|n| n.attribute("class").is_some_and(|c| c.starts_with("name")));
         assert!(names.count() >= 1 && !figure.descendants().any(|node| node.attribute("class") == Some("empty")));
     }
-    assert_eq!(page.matches("data:image/png;base64,").count(), 4 + 18 + 16 + 54);
+    assert_eq!(page.matches("data:image/png;base64,").count(), 4 + 18 + 16 + 54 + 36);
 
     let results: Value =
         serde_json::from_str(&fs::read_to_string(root.path().join("run/results.json")).unwrap()).unwrap();
@@ -186,6 +187,7 @@ fn every_study_answers_its_questions() {
     adversarial(&results["studies"]["adversarial"], &answers[6..9], &printed);
     multitask(&results["studies"]["multitask"], &answers[9..13], &printed);
     examples(&results["studies"]["examples"], &answers[13..], &printed);
+    captions(&results["studies"]["examples"]["captions"], &answers[16..17], &printed);
     assert!(at(&results, "/seconds") > 0.0);
 }
 
@@ -254,6 +256,18 @@ fn multitask(study: &Value, answers: &[&str], printed: &str) {
         assert!(numbers("separate, as many numbers as one body") <= one, "{printed}");
     }
     assert!(answers[0].contains("Nash-MTL"), "{answers:?}");
+}
+
+/// What attacks made captions say, whatever the seed.
+fn captions(found: &Value, answers: &[&str], printed: &str) {
+    assert!(at(found, "/exact") > 0.9, "{printed}");
+    let kinds = found["kinds"].as_array().unwrap();
+    assert_eq!((kinds.len(), found["drawn"].as_array().unwrap().len()), (7, 12));
+    for kind in kinds {
+        assert!(at(kind, "/success") > 0.6 && at(kind, "/median_rms") < 0.05, "{kind}: {printed}");
+    }
+    assert!(kinds.iter().map(|kind| at(kind, "/success")).sum::<f64>() > 0.8 * kinds.len() as f64, "{printed}");
+    assert!(answers[0].starts_with("Yes"), "{answers:?}");
 }
 
 /// What the study of adversarial learning found, whatever the seed.

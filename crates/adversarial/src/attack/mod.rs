@@ -20,7 +20,7 @@ pub(crate) mod geometry;
 mod hop_skip_jump;
 #[cfg(test)]
 mod laws;
-mod minimum;
+pub(crate) mod minimum;
 mod momentum;
 mod nes;
 mod pgd;

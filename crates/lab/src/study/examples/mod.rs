@@ -3,6 +3,7 @@
 //! A family of examples is a module with `UNITS` and `run`, which gives a [`Section`]: numbers, rows of the printed table, chapters.
 //! One line in [`FAMILIES`] adds it to the study.
 
+mod captions;
 mod network;
 mod pictures;
 mod shirt;
@@ -25,6 +26,7 @@ struct Family {
 const FAMILIES: &[Family] = &[
     Family { name: "signs", units: signs::UNITS, run: signs::run },
     Family { name: "shirt", units: shirt::UNITS, run: shirt::run },
+    Family { name: "captions", units: captions::UNITS, run: captions::run },
 ];
 
 /// What a family came to.
