@@ -17,8 +17,8 @@
 //! | operations to choose from | [`darts`] |
 //! | only a learning rate | [`HypergradientDescent`] |
 //!
-//! What would be wrong is a named [`Error`], never a zero: a leaf of `x` that is detached, an operation without a rule, negative curvature, a
-//! problem or a system that is not solved. [`diagnose`] compares any method with central differences.
+//! What would be wrong is a named [`Error`], never a zero: a leaf of `x` that is detached, a stop-gradient in the inner objective, an operation without
+//! a rule, negative curvature, a problem or a system that is not solved. [`diagnose`] compares any method with central differences.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -40,6 +40,7 @@ mod penalty;
 mod problem;
 pub mod single_loop;
 pub mod solver;
+mod symmetry;
 pub mod tune;
 mod unroll;
 pub mod update;
