@@ -1,5 +1,5 @@
 //! What Crucible's cross-crate tests share: the table that walks burn-nn ([`coverage`]), conformance vectors
-//! ([`conform`]), the small models that are measured ([`models`], [`tasks`]) and numbers drawn the same way everywhere ([`draw`]).
+//! ([`conform`]), the small models and problems that are measured ([`models`], [`tasks`], [`hypergradients`]) and numbers drawn the same way everywhere ([`draw`]).
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -7,5 +7,6 @@
 pub mod conform;
 pub mod coverage;
 pub mod draw;
+pub mod hypergradients;
 pub mod models;
 pub mod tasks;

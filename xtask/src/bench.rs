@@ -1,4 +1,4 @@
-//! `bench`: the bench program, on request against JAX, PyTorch, optax, Opacus, TorchJD and LibMTL in the same run.
+//! `bench`: the bench program, on request against JAX, PyTorch, optax, Opacus, TorchJD, LibMTL, TorchOpt and betty in the same run.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -10,7 +10,7 @@ use crate::files;
 use crate::process::{build_program, root, run as execute, stream, succeeds, target_dir};
 
 /// The peers' measurements, in the order they run.
-const PEER_SCRIPTS: [&str; 7] = [
+const PEER_SCRIPTS: [&str; 8] = [
     "tests/peers/hvp.py",
     "tests/peers/tree.py",
     "tests/peers/clipping.py",
@@ -18,9 +18,10 @@ const PEER_SCRIPTS: [&str; 7] = [
     "tests/peers/precision.py",
     "tests/peers/attacks.py",
     "tests/peers/multitask.py",
+    "tests/peers/bilevel.py",
 ];
 /// What they need, as `tests/peers/requirements.txt` pins it.
-const IMPORTS: &str = "import importlib.util as i, foolbox, jax, ml_dtypes, opacus, optax, quadprog, torch, torchattacks, torchjd; \
+const IMPORTS: &str = "import importlib.util as i, betty, foolbox, jax, ml_dtypes, opacus, optax, quadprog, torch, torchattacks, torchjd, torchopt; \
      assert i.find_spec('LibMTL')";
 
 /// Runs the bench program with `rest`; with `peers`, first theirs, whose results it is given as `--peers-file`.
@@ -74,7 +75,7 @@ fn environment(folder: &Path) -> Result<PathBuf> {
         .into());
     }
     eprintln!(
-        "Installing JAX, PyTorch, optax, Opacus, TorchJD, LibMTL and libraries of attacks in {}, once: on Linux a download of about 2.8 GB and 6 GB of disk, because \
+        "Installing JAX, PyTorch, optax, Opacus, TorchJD, LibMTL, TorchOpt, betty and libraries of attacks in {}, once: on Linux a download of about 2.8 GB and 6 GB of disk, because \
          PyPI's PyTorch comes with its GPU libraries (pip's own settings can name an index with the CPU-only one).",
         folder.display()
     );

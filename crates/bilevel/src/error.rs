@@ -26,6 +26,21 @@ pub enum Error {
         /// Path of the leaf.
         leaf: String,
     },
+    /// Second derivatives of the inner objective depend on their order: its gradient is cut short by a stop-gradient (`detach`), and products with
+    /// it would not be those that implicit and reverse differentiation need.
+    #[error(
+        "{block} of the inner objective is {one:e} taken one way and {other:e} the other, so its gradient is cut short by a stop-gradient \
+         (`detach`), and implicit or reverse hypergradients would be wrong: hand such values in with the batch, differentiate forwards \
+         (`Forward`), or say `Problem::allow_stop_gradients`"
+    )]
+    StopGradient {
+        /// Which second derivatives.
+        block: &'static str,
+        /// Their value along two random directions.
+        one: f64,
+        /// The same with the directions exchanged.
+        other: f64,
+    },
     /// The linear solver met a direction along which the inner objective does not curve upwards.
     #[error(
         "the inner objective has curvature {quotient:e} along a direction of iteration {iteration}; the inner problem is not at \

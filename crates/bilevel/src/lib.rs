@@ -18,8 +18,8 @@
 //! | only a learning rate | [`HypergradientDescent`] |
 //! | a rate or weight decay of any optimizer, in a loop of one's own | [`OneStep`] |
 //!
-//! What would be wrong is a named [`Error`], never a zero: a leaf of `x` that is detached, an operation without a rule, negative curvature, a
-//! problem or a system that is not solved. [`diagnose`] compares any method with central differences.
+//! What would be wrong is a named [`Error`], never a zero: a leaf of `x` that is detached, a stop-gradient in the inner objective, an operation without
+//! a rule, negative curvature, a problem or a system that is not solved. [`diagnose`] compares any method with central differences.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -42,6 +42,7 @@ mod penalty;
 mod problem;
 pub mod single_loop;
 pub mod solver;
+mod symmetry;
 pub mod tune;
 mod unroll;
 pub mod update;

@@ -7,6 +7,7 @@ use crate::certificate::Certificate;
 use crate::error::{Error, Result, at_least_one, positive};
 use crate::problem::observe;
 use crate::solver::{LinearSolver, NegativeCurvature, Operator};
+use crate::symmetry::{Asymmetry, asymmetry};
 
 type Objective<B> = dyn Fn(&Tree, &Tree, &Tree, &B) -> burn::tensor::Tensor<1> + Send + Sync;
 
@@ -31,7 +32,7 @@ type Objective<B> = dyn Fn(&Tree, &Tree, &Tree, &B) -> burn::tensor::Tensor<1> +
 /// product of the upper solve two solves and one product there, one product of `G`, four linearisations and products of `H` for `T`.
 ///
 /// Errors: [`Error::IndefiniteCurvature`] at either level, [`Error::Detached`] for a leaf of `x` that neither `G` nor `H` reads,
-/// [`Error::InnerIndependent`].
+/// [`Error::InnerIndependent`], [`Error::StopGradient`].
 ///
 /// S. K. Choe, W. Neiswanger, P. Xie, E. Xing, "Betty: an automatic differentiation library for multilevel optimization", 2023 (arXiv:2207.02849), for the
 /// composition along edges; it leaves `∇²z*` out.
@@ -84,7 +85,8 @@ impl<F: Batch + 'static, G: Batch + 'static, H: Batch + 'static> Trilevel<F, G, 
     /// Records the three objectives, from the top down, at the shapes of `x`, `y`, `z` and the batches.
     ///
     /// # Errors
-    /// A function that cannot be recorded, or an operation of the lower two without a tangent rule; [`Error::Detached`], [`Error::InnerIndependent`].
+    /// A function that cannot be recorded, or an operation of the lower two without a tangent rule; [`Error::Detached`], [`Error::InnerIndependent`],
+    /// [`Error::StopGradient`].
     pub fn record(
         (x, y, z): (&Tree, &Tree, &Tree),
         (f, g, h): (&F, &G, &H),
@@ -114,6 +116,13 @@ impl<F: Batch + 'static, G: Batch + 'static, H: Batch + 'static> Trilevel<F, G, 
         }
         if let Some(path) = nowhere("x/") {
             return Err(Error::Detached { leaf: stripped(path), place: "the objectives of the lower levels" });
+        }
+        let cut = match asymmetry(&middle, &joint, g, "x/")? {
+            None => asymmetry(&bottom, &joint, h, "x/")?,
+            some => some,
+        };
+        if let Some(Asymmetry { block, sides: (one, other) }) = cut {
+            return Err(Error::StopGradient { block, one, other });
         }
         Ok(Self { top, middle, bottom, shapes, joint, iterations: 100, tolerance: 1e-12, step: 1e-3 })
     }
@@ -474,6 +483,10 @@ mod tests {
         assert!(matches!(&detached, Error::Detached { leaf, .. } if leaf == "x"), "{detached}");
         let flat = record(middle, |_, y, _, _| at(y, "y").square()).err().unwrap();
         assert!(matches!(&flat, Error::InnerIndependent { leaf } if leaf == "z"), "{flat}");
+        let cut: Of = |_, y, z, _| (at(z, "z") - at(y, "y")).square() + at(z, "z") * at(y, "y").powi_scalar(3).detach();
+        assert!(matches!(record(middle, cut), Err(Error::StopGradient { .. })));
+        let cut: Of = |x, y, z, _| (at(y, "y") - at(x, "x")).square() + at(z, "z") * at(y, "y").square().detach();
+        assert!(matches!(record(cut, bottom), Err(Error::StopGradient { .. })));
         let bent = record(middle, |_, y, z, _| (at(z, "z") - at(y, "y")).square().neg()).unwrap();
         let error = bent.hypergradient((&x, &y, &z), NONE).unwrap_err();
         assert!(matches!(error, Error::IndefiniteCurvature { .. }), "{error}");

@@ -5,12 +5,13 @@ use core_tensor::{Batch, Linearized, Program, Scalar, Tree, Variable, central_di
 
 use crate::certificate::Curvature;
 use crate::error::{Error, Result};
+use crate::symmetry::{Asymmetry, asymmetry};
 
 /// `min_x f(x, z*(x))` with `z*(x) = argmin_z g(x, z)`, as ordinary Burn code on trees or modules.
 ///
-/// `x` is an argument: what a closure captured could not be differentiated and is refused by the recorder. Within the inner objective do not
-/// `detach` what depends on `z`: mixed products take `∂z∂x g` for `∂x∂z g`, which differ for a gradient that is cut short. Give such numbers with
-/// the batch.
+/// `x` is an argument: what a closure captured could not be differentiated and is refused by the recorder. A `detach` of what depends on `x` or `z` makes
+/// `∂z∂x g` and `∂x∂z g` differ, which mixed products take for the same: [`Error::StopGradient`]. Give such numbers with the batch, or see
+/// [`Problem::allow_stop_gradients`].
 pub trait Bilevel: Send + Sync + 'static {
     /// The outer variable as the code sees it: a [`Tree`] or a module.
     type Outer: Variable;
@@ -112,6 +113,7 @@ pub struct Problem<I, O> {
     joint: Tree,
     inner_absent: Absent,
     outer_absent: Absent,
+    asymmetry: Option<Asymmetry>,
 }
 
 /// Paths of the leaves that an objective does not depend on.
@@ -156,15 +158,17 @@ impl<I: Batch, O: Batch> Problem<I, O> {
         outer: impl Fn(&X, &Z, &O) -> Tensor<1> + Send + Sync + 'static,
     ) -> Result<Self> {
         let problem = Self::from_functions_first_order(x, z, batches, inner, outer)?;
-        problem.inner.require_second_order(&problem.joint, &batches.inner[0])?;
-        Ok(problem)
+        let first = &batches.inner[0];
+        problem.inner.require_second_order(&problem.joint, first)?;
+        let asymmetry = asymmetry(&problem.inner, &problem.joint, first, "x/")?;
+        Ok(Self { asymmetry, ..problem })
     }
 
     /// Records two functions whose inner one may have operations without a tangent rule: for penalty methods, or with
     /// [`Products::CentralDifference`].
     ///
     /// # Errors
-    /// As [`Problem::record`], but for missing rules, which show at the first exact product.
+    /// As [`Problem::record`], but for missing rules, which show at the first exact product. Stop-gradients are not looked for.
     pub fn from_functions_first_order<X: Variable, Z: Variable>(
         x: &X,
         z: &Z,
@@ -188,12 +192,35 @@ impl<I: Batch, O: Batch> Problem<I, O> {
         if let Some(leaf) = inner_absent.z.first() {
             return Err(Error::InnerIndependent { leaf: leaf.clone() });
         }
-        Ok(Self { inner, outer, products: Products::Exact, x, z, joint, inner_absent, outer_absent })
+        let (products, asymmetry) = (Products::Exact, None);
+        Ok(Self { inner, outer, products, x, z, joint, inner_absent, outer_absent, asymmetry })
     }
 
     /// The problem with second derivatives by another rule.
     pub fn with_products(self, products: Products) -> Self {
         Self { products, ..self }
+    }
+
+    /// Whether a stop-gradient in the inner objective makes its second derivatives depend on their order, so that products in the place of transposed
+    /// ones would be wrong. Found at recording, by ⟨u, Hw⟩ = ⟨w, Hu⟩ at random directions; not looked for by
+    /// [`Problem::from_functions_first_order`].
+    pub fn has_stop_gradient(&self) -> bool {
+        self.asymmetry.is_some()
+    }
+
+    /// What was found.
+    #[cfg(test)]
+    pub(crate) fn asymmetry(&self) -> Option<Asymmetry> {
+        self.asymmetry
+    }
+
+    /// Takes products as they are in spite of stop-gradients, where these would be [`Error::StopGradient`].
+    ///
+    /// A stop-gradient is part of some methods, such as a target that is held fixed. [`Forward`](crate::Forward) differentiates such steps exactly, with or
+    /// without this; for implicit and reverse methods the hypergradient is then an approximation that reads `∂x∂z g` as `∂z∂x g` of the
+    /// gradient that is cut short, which leaves out how a value held fixed moves with `x`.
+    pub fn allow_stop_gradients(self) -> Self {
+        Self { asymmetry: None, ..self }
     }
 
     /// Leaves that the inner objective does not depend on.
@@ -323,13 +350,16 @@ impl<I: Batch, O: Batch> Linearization<'_, I, O> {
     /// `H·v` and `(∂x∂z g)ᵀv` for a direction in `z`.
     ///
     /// # Errors
-    /// A direction of another structure than `z`.
+    /// A direction of another structure than `z`; [`Error::StopGradient`].
     pub fn along_z(&self, v: &Tree) -> Result<Product> {
+        if let Some(Asymmetry { block, sides: (one, other) }) = self.problem.asymmetry {
+            return Err(Error::StopGradient { block, one, other });
+        }
         let (mixed, hessian) = self.product(&self.zero_x, v)?;
         Ok(Product { hessian, mixed })
     }
 
-    /// The tangent of `∇z g` along a direction in both variables: `∂z∂x g·u + H·v`.
+    /// The tangent of `∇z g` along a direction in both variables: `∂z∂x g·u + H·v`. Exact with stop-gradients too, for the gradient as it is.
     ///
     /// # Errors
     /// As [`Linearization::along_z`].

@@ -1,7 +1,9 @@
-//! Learned hyper-parameters of a training run: learning rate, momentum, weight decay and loss weights, by exact hypergradients.
+//! Learned hyper-parameters of a training run: learning rate, momentum, weight decay, loss weights, label smoothing and augmentation, by exact
+//! hypergradients.
 
 use std::collections::BTreeMap;
 
+use burn::backend::TensorMetadata;
 use burn::module::Module;
 use burn::tensor::{DType, Tensor, TensorData};
 use core_tensor::transform::State;
@@ -10,7 +12,7 @@ use core_tensor::{Batch, LeafName, Tree};
 use crate::certificate::{Certificate, Curvature};
 use crate::error::{Error, Result, at_least_one, positive, refuse};
 use crate::method::Hypergradient;
-use crate::parameterise::{Domain, weighted};
+use crate::parameterise::{Domain, augment, label_smoothing, weighted};
 use crate::problem::{Batches, Problem};
 use crate::unroll::{Checkpoint, Unroll};
 use crate::update::{Momentum, Setting};
@@ -29,10 +31,19 @@ pub enum Scope {
 }
 
 /// A hyper-parameter that is fixed, or learned from a start. A plain number is fixed.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Hyper {
     value: f64,
-    learned: Option<Scope>,
+    learned: Option<Sharing>,
+}
+
+/// A name for what shares a number.
+type Group = fn(&LeafName) -> String;
+
+#[derive(Clone, Copy, Debug)]
+enum Sharing {
+    Scope(Scope),
+    Groups(Group),
 }
 
 impl From<f64> for Hyper {
@@ -44,7 +55,13 @@ impl From<f64> for Hyper {
 impl Hyper {
     /// Learned from this start, in this scope.
     pub fn learned(start: f64, scope: Scope) -> Self {
-        Self { value: start, learned: Some(scope) }
+        Self { value: start, learned: Some(Sharing::Scope(scope)) }
+    }
+
+    /// Learned from this start, one number for all parameters to which the function gives the same name: leaves `NAME/GROUP`, such as
+    /// `learning_rate/head`.
+    pub fn grouped(start: f64, group: fn(&LeafName) -> String) -> Self {
+        Self { value: start, learned: Some(Sharing::Groups(group)) }
     }
 }
 
@@ -59,10 +76,13 @@ impl Hyper {
 /// | parameter | default | range | effect |
 /// |---|---|---|---|
 /// | `steps` `T` | – | ≥ 1 | inner steps; step `t` takes training batch `t mod n` |
-/// | `learning_rate` `η` | – | > 0 | fixed or learned, in any [`Scope`] |
+/// | `learning_rate` `η` | – | > 0 | fixed or learned, in any [`Scope`] or group ([`Hyper::grouped`]) |
 /// | `momentum` `μ` | 0 | `[0, 1)`, learned `(0, 1)` | the same |
 /// | `weight_decay` `λ` | 0 | ≥ 0, learned > 0 | the same |
 /// | `loss_weights` `w` | none | a simplex | learned weights of as many losses |
+/// | `label_smoothing` `ε` | 0 | `[0, 1)`, learned `(0, 1)` | targets `(1 − ε)y + ε/classes`, by [`Learned::smooth`] in the training closure |
+/// | `augmentation` `s`, by name | none | `[0, 1]`, learned `(0, 1)` | inputs moved by `s` towards an augmented copy, by [`Learned::augment`] |
+/// | `objective`, by name | none | a [`Domain`] | learned numbers of your own, by [`Learned::value`] |
 /// | `outer_rate` | 0.1 | > 0 | relative change of a hyper-parameter a step |
 /// | `checkpoint` | `Sqrt` | | inner states kept against steps taken again |
 ///
@@ -70,7 +90,7 @@ impl Hyper {
 /// so far, with Adam's memory cleared. Only where nothing was finite yet it is an error.
 ///
 /// Guarantees: the hypergradient equals central differences of whole runs for all of these at once (test
-/// `the_hypergradient_is_that_of_the_run`); a run resumes bit for bit (`a_run_resumes_bit_for_bit`); on real digits it beats its start and comes
+/// `the_hypergradient_is_that_of_the_run`, in f64 `each_kind_matches_central_differences`); a run resumes bit for bit (`a_run_resumes_bit_for_bit`); on real digits it beats its start and comes
 /// near a grid search (`digits_are_tuned_as_well_as_by_a_grid`). Cost a step: `2T` gradients (with `Sqrt`), `T` linearisations and products, whatever
 /// the number of hyper-parameters.
 ///
@@ -113,9 +133,69 @@ pub struct Tune {
     momentum: Hyper,
     weight_decay: Hyper,
     loss_weights: Option<Vec<f64>>,
+    /// Of the training loss itself, in the order given.
+    objective: Vec<Part>,
     outer_rate: f64,
     checkpoint: Checkpoint,
 }
+
+/// A hyper-parameter that the training loss reads.
+#[derive(Clone, Debug)]
+struct Part {
+    path: String,
+    values: Vec<f64>,
+    domain: Domain,
+    learned: bool,
+}
+
+/// The hyper-parameters of the training loss itself, for a closure given to [`Tune::run_with`].
+pub struct Learned<'a> {
+    x: &'a Tree,
+    parts: &'a [Part],
+}
+
+impl Learned<'_> {
+    /// The values of a hyper-parameter: `label_smoothing`, `augmentation/NAME`, or a name given to [`Tune::objective`].
+    ///
+    /// # Errors
+    /// A name that was not given.
+    pub fn value(&self, name: &str) -> core_tensor::Result<Tensor<1>> {
+        let unknown =
+            || core_tensor::Error::UnknownLeaf { path: name.into(), place: "the objective's hyper-parameters" };
+        let part = self.parts.iter().find(|part| part.path == name).ok_or_else(unknown)?;
+        if part.learned {
+            return Ok(part.domain.map(self.x.get::<1>(name)?));
+        }
+        let device = self.x.device().unwrap_or_default();
+        let dtype = self.x.iter().next().map_or(DType::F32, |(_, leaf)| leaf.dtype());
+        let data = TensorData::new(part.values.clone(), [part.values.len()]);
+        Ok(Tensor::from_data(data, (&device, dtype)))
+    }
+
+    /// One-hot rows smoothed by the tuned `ε`; as they are where [`Tune::label_smoothing`] was not given.
+    pub fn smooth(&self, hot: Tensor<2>) -> Tensor<2> {
+        match self.value(SMOOTHING) {
+            Ok(epsilon) => label_smoothing(hot, epsilon),
+            Err(_) => hot,
+        }
+    }
+
+    /// An input moved towards its augmented copy by the tuned strength of this name.
+    ///
+    /// # Errors
+    /// A name not given to [`Tune::augmentation`].
+    pub fn augment<const D: usize>(
+        &self,
+        name: &str,
+        input: Tensor<D>,
+        changed: Tensor<D>,
+    ) -> core_tensor::Result<Tensor<D>> {
+        Ok(augment(input, changed, self.value(&format!("{AUGMENTATION}/{name}"))?))
+    }
+}
+
+const SMOOTHING: &str = "label_smoothing";
+const AUGMENTATION: &str = "augmentation";
 
 /// One evaluation of hyper-parameters.
 #[derive(Clone, Debug, PartialEq)]
@@ -147,8 +227,8 @@ pub struct TuneState {
 /// What was learned.
 #[derive(Clone, Debug)]
 pub struct Tuned {
-    /// The best hyper-parameters met, by leaf: `learning_rate`, `momentum`, `weight_decay`, `loss_weights`, with `/LAYER` or `/PATH` in scopes that
-    /// have several leaves.
+    /// The best hyper-parameters met, by leaf: `learning_rate`, `momentum`, `weight_decay`, `loss_weights`, `label_smoothing`, `augmentation/NAME`, names of
+    /// your own; the first three with `/LAYER`, `/GROUP` or `/PATH` where they have several leaves.
     pub values: BTreeMap<String, Vec<f64>>,
     /// Their validation loss.
     pub loss: f64,
@@ -196,6 +276,7 @@ impl Tune {
             momentum: 0.0.into(),
             weight_decay: 0.0.into(),
             loss_weights: None,
+            objective: Vec::new(),
             outer_rate: 0.1,
             checkpoint: Checkpoint::Sqrt,
         })
@@ -236,6 +317,58 @@ impl Tune {
         Ok(Self { loss_weights: Some(start.to_vec()), ..self })
     }
 
+    /// With label smoothing, which the training closure reads by [`Learned::smooth`].
+    ///
+    /// # Errors
+    /// A parameter error outside `[0, 1)`, for a learned one outside `(0, 1)`; one learned in another scope than [`Scope::Global`].
+    pub fn label_smoothing(self, epsilon: impl Into<Hyper>) -> Result<Self> {
+        let epsilon = epsilon.into();
+        if epsilon.learned.is_none() {
+            crate::error::decay(SMOOTHING, epsilon.value)?;
+        }
+        self.part(SMOOTHING.into(), epsilon)
+    }
+
+    /// With an augmentation of a strength, which the training closure reads by [`Learned::augment`] with the same name.
+    ///
+    /// # Errors
+    /// A parameter error outside `[0, 1]`, for a learned one outside `(0, 1)`; one learned in another scope than [`Scope::Global`].
+    pub fn augmentation(self, name: &str, strength: impl Into<Hyper>) -> Result<Self> {
+        let strength = strength.into();
+        if strength.learned.is_none() && !(0.0..=1.0).contains(&strength.value) {
+            return refuse(AUGMENTATION, strength.value, "0 <= value <= 1");
+        }
+        self.part(format!("{AUGMENTATION}/{name}"), strength)
+    }
+
+    /// With learned numbers of the training loss's own, from a start within a domain; the closure reads them by [`Learned::value`].
+    ///
+    /// # Errors
+    /// A parameter error for a start outside the domain, or for none.
+    pub fn objective(self, name: &str, start: &[f64], domain: Domain) -> Result<Self> {
+        at_least_one("numbers of the objective", start.len())?;
+        domain.to_raw(start)?;
+        Ok(self.with_part(Part { path: name.into(), values: start.to_vec(), domain, learned: true }))
+    }
+
+    /// A number of `(0, 1)` if learned, in the global scope.
+    fn part(self, path: String, hyper: Hyper) -> Result<Self> {
+        let (domain, learned) = (Domain::unit(), hyper.learned.is_some());
+        match hyper.learned {
+            None => {}
+            Some(Sharing::Scope(Scope::Global)) => drop(domain.to_raw(&[hyper.value])?),
+            Some(_) => return refuse("scopes of a hyper-parameter of the loss", 0.0, "Scope::Global"),
+        }
+        Ok(self.with_part(Part { path, values: vec![hyper.value], domain, learned }))
+    }
+
+    /// What is given twice counts as given last.
+    fn with_part(mut self, part: Part) -> Self {
+        self.objective.retain(|other| other.path != part.path);
+        self.objective.push(part);
+        self
+    }
+
     /// Another relative change of a hyper-parameter a step.
     ///
     /// # Errors
@@ -267,16 +400,31 @@ impl Tune {
         I: Batch,
         O: Batch,
     {
+        let training = move |model: &M, batch: &I, _: &Learned<'_>| training(model, batch);
+        self.prepare_with(model, train, validate, training, validation)
+    }
+
+    /// [`prepare`](Self::prepare) for a training closure that reads hyper-parameters of its own.
+    ///
+    /// # Errors
+    /// As `prepare`.
+    pub fn prepare_with<M, I, O>(
+        &self,
+        model: &M,
+        train: Vec<I>,
+        validate: Vec<O>,
+        training: impl Fn(&M, &I, &Learned<'_>) -> Tensor<1> + Send + Sync + 'static,
+        validation: impl Fn(&M, &O) -> Tensor<1> + Send + Sync + 'static,
+    ) -> Result<Tuner<I, O>>
+    where
+        M: Module + Sync + 'static,
+        I: Batch,
+        O: Batch,
+    {
         let missing = |what| Error::Core(core_tensor::Error::Length { what, expected: 1, actual: 0 });
         let first = train.first().ok_or_else(|| missing("the list of training batches"))?;
         if validate.is_empty() {
             return Err(missing("the list of validation batches"));
-        }
-        if let Some(weights) = &self.loss_weights {
-            let (expected, [actual]) = (weights.len(), training(model, first).dims());
-            if expected != actual {
-                return Err(core_tensor::Error::Length { what: "the training losses", expected, actual }.into());
-            }
         }
         let start = Tree::from_module(model);
         let mut raw = Raw { x: Tree::empty(), domains: Vec::new(), start: &start, steps: self.steps };
@@ -286,13 +434,25 @@ impl Tune {
         if let Some(weights) = &self.loss_weights {
             raw.leaf("loss_weights".into(), weights, Domain::Simplex)?;
         }
+        for part in self.objective.iter().filter(|part| part.learned) {
+            raw.leaf(part.path.clone(), &part.values, part.domain)?;
+        }
         let Raw { x, domains, .. } = raw;
         if domains.is_empty() {
             return refuse("learned hyper-parameters", 0.0, "at least one that is learned");
         }
+        let parts = self.objective.clone();
+        if let Some(weights) = &self.loss_weights {
+            let losses = training(model, first, &Learned { x: &x, parts: &parts });
+            let (expected, [actual]) = (weights.len(), losses.dims());
+            if expected != actual {
+                return Err(core_tensor::Error::Length { what: "the training losses", expected, actual }.into());
+            }
+        }
         let update = Momentum::new(rate, momentum);
         // A fixed decay of zero costs nothing.
-        let update = if self.weight_decay == 0.0.into() { update } else { update.weight_decay(decay) };
+        let idle = self.weight_decay.learned.is_none() && self.weight_decay.value == 0.0;
+        let update = if idle { update } else { update.weight_decay(decay) };
         let batches = Batches { inner: train, outer: validate };
         let with_weights = self.loss_weights.is_some();
         let problem = Problem::from_functions(
@@ -300,7 +460,7 @@ impl Tune {
             model,
             &batches,
             move |x: &Tree, model: &M, batch: &I| {
-                let losses = training(model, batch);
+                let losses = training(model, batch, &Learned { x, parts: &parts });
                 match with_weights {
                     true => {
                         let raw = x.get::<1>("loss_weights").expect("the leaf was made above");
@@ -333,8 +493,67 @@ impl Tune {
         I: Batch,
         O: Batch,
     {
+        let training = move |model: &M, batch: &I, _: &Learned<'_>| training(model, batch);
+        self.run_with(model, train, validate, training, validation, trials)
+    }
+
+    /// [`run`](Self::run) for a training closure that reads hyper-parameters of its own.
+    ///
+    /// ```
+    /// use bilevel::tune::{Hyper, Learned, Scope, Tune};
+    /// use burn::nn::{Initializer, Linear, LinearConfig};
+    /// use burn::tensor::{Tensor, activation::log_softmax};
+    /// use core_tensor::Random;
+    /// # fn main() -> bilevel::Result<()> {
+    /// let device = burn::tensor::Device::default();
+    /// let mut random = Random::new(1);
+    /// // Two classes that overlap, as one-hot rows, and a noisier copy of each input.
+    /// let mut examples = |n| {
+    ///     let side = random.bernoulli::<2>([n, 1], 0.5, &device);
+    ///     let x = random.normal::<2>([n, 6], 0.0, 1.0, &device) + side.clone() * 0.7;
+    ///     let noisy = x.clone() + random.normal::<2>([n, 6], 0.0, 2.0, &device);
+    ///     (x, noisy, Tensor::cat(vec![side.clone(), side.neg() + 1.0], 1))
+    /// };
+    /// let (train, validation) = (examples(16), examples(80));
+    /// type Examples = (Tensor<2>, Tensor<2>, Tensor<2>);
+    /// let entropy = |logits: Tensor<2>, y: Tensor<2>| (log_softmax(logits, 1) * y).sum_dim(1).mean().neg();
+    ///
+    /// let model = LinearConfig::new(6, 2).with_initializer(Initializer::Zeros).init(&device);
+    /// let tuned = Tune::new(30, 1.0)?
+    ///     .label_smoothing(Hyper::learned(0.05, Scope::Global))?
+    ///     .augmentation("noise", Hyper::learned(0.1, Scope::Global))?
+    ///     .run_with(
+    ///         &model, vec![train], vec![validation],
+    ///         move |model: &Linear, (x, noisy, y): &Examples, learned: &Learned| {
+    ///             let x = learned.augment("noise", x.clone(), noisy.clone()).unwrap();
+    ///             entropy(model.forward(x), learned.smooth(y.clone()))
+    ///         },
+    ///         move |model: &Linear, (x, _, y): &Examples| entropy(model.forward(x.clone()), y.clone()),
+    ///         20,
+    ///     )?;
+    /// assert!(tuned.loss < tuned.path[0].loss);
+    /// println!("{:?} {:?}", tuned.values["label_smoothing"], tuned.values["augmentation/noise"]);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As `run`.
+    pub fn run_with<M, I, O>(
+        &self,
+        model: &M,
+        train: Vec<I>,
+        validate: Vec<O>,
+        training: impl Fn(&M, &I, &Learned<'_>) -> Tensor<1> + Send + Sync + 'static,
+        validation: impl Fn(&M, &O) -> Tensor<1> + Send + Sync + 'static,
+        trials: usize,
+    ) -> Result<Tuned>
+    where
+        M: Module + Sync + 'static,
+        I: Batch,
+        O: Batch,
+    {
         let trials = at_least_one("trials", trials)?;
-        let tuner = self.prepare(model, train, validate, training, validation)?;
+        let tuner = self.prepare_with(model, train, validate, training, validation)?;
         let mut state = tuner.start();
         for _ in 0..trials {
             state = tuner.step(state)?;
@@ -582,28 +801,19 @@ impl Raw<'_> {
     /// The setting of a hyper-parameter, with its leaves added.
     fn setting(&mut self, name: &'static str, hyper: Hyper, domain: Domain) -> Result<Setting> {
         let value = hyper.value;
-        let Some(scope) = hyper.learned else {
-            return Ok(Setting::fixed(value));
-        };
-        let setting = match scope {
-            Scope::Global => {
+        let setting = match hyper.learned {
+            None => return Ok(Setting::fixed(value)),
+            Some(Sharing::Groups(group)) => self.groups(name, value, domain, group)?,
+            Some(Sharing::Scope(Scope::PerLayer)) => self.groups(name, value, domain, layer)?,
+            Some(Sharing::Scope(Scope::Global)) => {
                 self.leaf(name.into(), &[value], domain)?;
                 Setting::leaf(name)
             }
-            Scope::PerStep => {
+            Some(Sharing::Scope(Scope::PerStep)) => {
                 self.leaf(name.into(), &vec![value; self.steps], domain)?;
                 Setting::per_step(name)
             }
-            Scope::PerLayer => {
-                let mut layers: Vec<String> = self.start.names().iter().map(layer).collect();
-                layers.sort();
-                layers.dedup();
-                for layer in layers {
-                    self.leaf(format!("{name}/{layer}"), &[value], domain)?;
-                }
-                Setting::per_leaf(move |leaf| format!("{name}/{}", layer(leaf)))
-            }
-            Scope::PerFeature => {
+            Some(Sharing::Scope(Scope::PerFeature)) => {
                 for (path, data) in self.start.to_data() {
                     self.leaf(format!("{name}/{path}"), &vec![value; data.shape()[0]], domain)?;
                 }
@@ -611,6 +821,17 @@ impl Raw<'_> {
             }
         };
         Ok(setting.within(domain))
+    }
+
+    /// A leaf for each group, and the setting that reads them.
+    fn groups(&mut self, name: &'static str, value: f64, domain: Domain, group: Group) -> Result<Setting> {
+        let mut groups: Vec<String> = self.start.names().iter().map(group).collect();
+        groups.sort();
+        groups.dedup();
+        for group in groups {
+            self.leaf(format!("{name}/{group}"), &[value], domain)?;
+        }
+        Ok(Setting::per_leaf(move |leaf| format!("{name}/{}", group(leaf))))
     }
 }
 

@@ -5,10 +5,13 @@
 
 #![forbid(unsafe_code)]
 
+use bilevel::update::Sgd;
+use bilevel::{Checkpoint, Forward as ForwardMode, Implicit, Method, Neumann};
 use burn::module::Module;
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{DType, Device, Distribution, Tensor};
 use clipping::per_sample::{Flat, clip_samples};
 use core_tensor::{Batch, Program, Tree};
+use crucible_tests::hypergradients::{Case as Hypergradients, Kind};
 use crucible_tests::models::{Cnn, Mlp, Transformer, labels};
 use crucible_tests::tasks::{Case, TASKS, cnn, mlp};
 use multitask::layerwise::Layerwise;
@@ -35,6 +38,63 @@ fn main() {
     println!();
     tasks("mlp", |tasks| mlp(tasks, &device));
     tasks("cnn", |tasks| cnn(tasks, &device));
+    hypergradients(&device).expect("the problem is regular");
+}
+
+/// Inner steps of hypergradients.
+const STEPS: [usize; 4] = [20, 80, 320, 1280];
+
+/// A method's peak for each number of steps.
+fn line<'a>(
+    gradient: f64,
+    name: &str,
+    of: &dyn Fn(usize) -> bilevel::Result<Box<dyn Fn() + 'a>>,
+) -> bilevel::Result<()> {
+    print!("| {name} |");
+    for steps in STEPS {
+        let bytes = peak(of(steps)?);
+        print!(" {:.1} MB ({:.1}×) |", bytes / 1e6, bytes / gradient);
+    }
+    println!();
+    Ok(())
+}
+
+/// Hypergradients of a network's four decays after `T` steps.
+fn hypergradients(device: &Device) -> bilevel::Result<()> {
+    let case = Hypergradients::new(Kind::Decays, DType::F32, device)?;
+    let (problem, x, start, batches) = (&case.problem, &case.x, &case.start, &case.batches);
+    let gradient = peak(|| drop(problem.inner_gradient(x, start, &batches.inner).unwrap()));
+    println!("### Peak memory of hypergradients through T steps\n");
+    println!(
+        "| method |{} |\n|---|{}",
+        STEPS.map(|steps| format!(" T = {steps}")).join(" |"),
+        "---|".repeat(STEPS.len())
+    );
+    // A series, as a network has negative curvature before it is trained.
+    let series = Implicit::new(Neumann::new(20, case.rate)?);
+    line(gradient, "steps, then implicit, 20 products", &|steps| {
+        let (run, series) = (case.steps(steps, Checkpoint::All)?, &series);
+        Ok(Box::new(move || {
+            let z = run.run(problem, x, start, &batches.inner).unwrap();
+            drop(series.hypergradient(problem, x, &z, batches).unwrap());
+        }))
+    })?;
+    for (name, checkpoint) in [
+        ("reverse, all states", Checkpoint::All),
+        ("reverse, √T checkpoints", Checkpoint::Sqrt),
+        ("reverse, halves of halves", Checkpoint::Kary(2)),
+    ] {
+        line(gradient, name, &|steps| {
+            let method = case.steps(steps, checkpoint)?;
+            Ok(Box::new(move || drop(method.hypergradient(problem, x, start, batches).unwrap())))
+        })?;
+    }
+    line(gradient, "forward", &|steps| {
+        let method = ForwardMode::new(Sgd::new(case.rate), steps)?;
+        Ok(Box::new(move || drop(method.hypergradient(problem, x, start, batches).unwrap())))
+    })?;
+    println!();
+    Ok(())
 }
 
 /// The ways from m losses to one update, in peaks of one recorded gradient.

@@ -95,6 +95,125 @@ fn the_hypergradient_is_that_of_the_run() {
     assert!((values["loss_weights"][0] - 0.7).abs() < 1e-6);
 }
 
+/// A batch with an augmented copy of its pixels.
+type Augmented = (Examples, Tensor<2>);
+
+/// Everything that a tuner can learn at once, in f64.
+fn wide(tune: &Tune) -> Tuner<Augmented, Examples> {
+    let (net, train, validation) = small();
+    let double = |(x, hot): &Examples| (x.clone().cast(DType::F64), hot.clone().cast(DType::F64));
+    let layer = |mut layer: Linear| {
+        layer.weight = Param::from_tensor(layer.weight.val().inner().cast(DType::F64));
+        layer.bias = layer.bias.map(|bias| Param::from_tensor(bias.val().inner().cast(DType::F64)));
+        layer
+    };
+    let net = Net { hidden: layer(net.hidden), head: layer(net.head) };
+    let mut random = Random::new(8);
+    let train = train.iter().map(double).map(|(x, hot)| {
+        let changed = x.clone() + normal::<2>(&mut random, x.dims());
+        ((x, hot), changed)
+    });
+    let losses = |net: &Net, ((x, hot), changed): &Augmented, learned: &Learned<'_>| {
+        let x = learned.augment("noise", x.clone(), changed.clone()).unwrap();
+        let logits = net.forward(x);
+        let heat = learned.value("heat").unwrap();
+        let entropy = cross_entropies(logits.clone() * heat.unsqueeze_dim::<2>(0), &learned.smooth(hot.clone()));
+        Tensor::cat(vec![entropy.mean(), logits.square().mean()], 0)
+    };
+    let validation = validation.iter().map(double).collect();
+    tune.prepare_with(&net, train.collect(), validation, losses, Net::loss).unwrap()
+}
+
+#[test]
+fn each_kind_matches_central_differences() {
+    let of_head = |name: &LeafName| (if name.path.starts_with("head") { "head" } else { "rest" }).to_string();
+    let learned = Hyper::learned;
+    let loss = |tune: Tune| {
+        tune.loss_weights(&[0.7, 0.3])
+            .and_then(|tune| tune.label_smoothing(learned(0.1, Scope::Global)))
+            .and_then(|tune| tune.augmentation("noise", learned(0.2, Scope::Global)))
+            .and_then(|tune| tune.objective("heat", &[1.2; 10], Domain::Positive))
+    };
+    let rates = [
+        (learned(0.3, Scope::PerStep), learned(0.6, Scope::PerLayer), learned(0.02, Scope::PerFeature)),
+        (Hyper::grouped(0.3, of_head), learned(0.6, Scope::PerStep), Hyper::grouped(0.02, of_head)),
+        (learned(0.3, Scope::PerFeature), Hyper::grouped(0.6, of_head), learned(0.02, Scope::PerStep)),
+        (learned(0.3, Scope::Global), learned(0.6, Scope::Global), learned(0.02, Scope::Global)),
+    ];
+    for (rate, momentum, decay) in rates {
+        let tune = Tune::new(5, rate).and_then(|tune| tune.momentum(momentum)?.weight_decay(decay));
+        let tuner = wide(&tune.and_then(loss).unwrap());
+        let state = tuner.start();
+        let gradient = crate::solver::elements(&tuner.hypergradient(&state).unwrap().gradient);
+        let (mut from, mut random) = (0, Random::new(4));
+        for (name, length, _) in &tuner.domains {
+            let direction: Vec<f64> = (0..*length).map(|_| 2.0 * random.next_f64() - 1.0).collect();
+            let slope: f64 = direction.iter().zip(&gradient[from..]).map(|(u, g)| u * g).sum();
+            let at = |step: f64| {
+                let mut raw = state.raw().to_vec();
+                raw[from..].iter_mut().zip(&direction).for_each(|(raw, u)| *raw += step * u);
+                tuner.loss(&raw).unwrap()
+            };
+            let difference = (at(1e-4) - at(-1e-4)) / 2e-4;
+            assert!((difference - slope).abs() < 1e-7 * slope.abs().max(1e-2), "{name}: {difference} {slope}");
+            assert!(gradient[from..from + length].iter().any(|slope| *slope != 0.0), "{name}");
+            from += length;
+        }
+        assert_eq!(from, gradient.len());
+        let values = tuner.values(&state).unwrap();
+        for (name, count, expected) in
+            [("label_smoothing", 1, 0.1), ("augmentation/noise", 1, 0.2), ("heat", 10, 1.2), ("loss_weights", 2, 0.7)]
+        {
+            assert!(values[name].len() == count && (values[name][0] - expected).abs() < 1e-12, "{name}");
+        }
+    }
+}
+
+#[test]
+fn fixed_numbers_of_the_loss_are_those_given() {
+    let tune = |smoothing: Hyper, strength: Hyper| {
+        Tune::new(3, Hyper::learned(0.3, Scope::Global))
+            .and_then(|tune| {
+                tune.loss_weights(&[0.7, 0.3])?.label_smoothing(smoothing)?.augmentation("noise", strength)
+            })
+            .and_then(|tune| tune.objective("heat", &[1.0], Domain::Positive))
+            .unwrap()
+    };
+    let loss = |tuner: &Tuner<Augmented, Examples>| tuner.loss(tuner.start().raw()).unwrap();
+    let learned = |value| Hyper::learned(value, Scope::Global);
+    let [fixed, start] = [tune(0.1.into(), 0.2.into()), tune(learned(0.1), learned(0.2))].map(|tune| wide(&tune));
+    assert!((loss(&fixed) - loss(&start)).abs() < 1e-14);
+    assert!(!fixed.values(&fixed.start()).unwrap().contains_key("label_smoothing"));
+    let none = wide(&tune(0.0.into(), 0.0.into()));
+    assert!((loss(&none) - loss(&fixed)).abs() > 1e-6);
+    // What was given last counts.
+    let twice = tune(0.5.into(), 0.2.into()).label_smoothing(0.1).unwrap();
+    assert_eq!(loss(&wide(&twice)), loss(&fixed));
+}
+
+/// Labels of which many are wrong: less trust in them.
+#[test]
+fn smoothing_grows_where_labels_are_wrong() {
+    let digits = Digits::load();
+    let labels: Vec<usize> = (0..120).map(|i| (digits.labels[i] + if i % 3 == 0 { i % 10 } else { 0 }) % 10).collect();
+    let tune = Tune::new(40, 0.5)
+        .and_then(|tune| tune.momentum(0.9)?.label_smoothing(Hyper::learned(0.02, Scope::Global))?.outer_rate(0.5))
+        .unwrap();
+    let training = |net: &Net, (x, hot): &Examples, learned: &Learned<'_>| {
+        cross_entropies(net.forward(x.clone()), &learned.smooth(hot.clone())).mean()
+    };
+    let (train, validation) = (digits.labelled(0..120, &labels), digits.examples(120..400));
+    let tuned =
+        tune.run_with(&Net::new(3, 64, 16, 10), vec![train], vec![validation], training, Net::loss, 10).unwrap();
+    let smoothing = tuned.values["label_smoothing"][0];
+    assert!(
+        smoothing > 0.1 && tuned.loss < 0.95 * tuned.path[0].loss,
+        "{smoothing} {} {}",
+        tuned.loss,
+        tuned.path[0].loss
+    );
+}
+
 #[test]
 fn a_run_resumes_bit_for_bit() {
     let tuner = prepare(&everything());
@@ -129,6 +248,15 @@ fn bad_input_is_named() {
     assert!(tune().weight_decay(-0.1).is_err() && tune().weight_decay(Hyper::learned(0.0, Scope::Global)).is_err());
     assert!(tune().loss_weights(&[0.5, 0.6]).is_err() && tune().loss_weights(&[1.0]).is_err());
     assert!(tune().outer_rate(f64::INFINITY).is_err());
+    let per_step = Hyper::learned(0.1, Scope::PerStep);
+    assert!(tune().label_smoothing(1.0).is_err() && tune().label_smoothing(f64::NAN).is_err());
+    assert!(tune().label_smoothing(per_step).is_err() && tune().label_smoothing(0.0).is_ok());
+    assert!(tune().label_smoothing(Hyper::learned(0.0, Scope::Global)).is_err());
+    assert!(tune().augmentation("a", 1.1).is_err() && tune().augmentation("a", f64::NAN).is_err());
+    assert!(tune().augmentation("a", per_step).is_err() && tune().augmentation("a", 1.0).is_ok());
+    assert!(
+        tune().objective("a", &[], Domain::Real).is_err() && tune().objective("a", &[0.0], Domain::Positive).is_err()
+    );
     let (net, train, validation) = small();
     let run = |tune: Tune, train: &[Examples], validation: &[Examples], trials| {
         tune.run(&net, train.to_vec(), validation.to_vec(), Net::loss, Net::loss, trials).map(drop)
@@ -139,6 +267,15 @@ fn bad_input_is_named() {
     assert!(run(tune(), &train, &validation, 0).is_err());
     let error = run(tune().loss_weights(&[0.5, 0.5]).unwrap(), &train, &validation, 1).unwrap_err().to_string();
     assert!(error.contains("training losses"), "{error}");
+    // Learned, but read by nobody; read, but given by nobody; a name of the update's.
+    let unread = tune().label_smoothing(Hyper::learned(0.1, Scope::Global)).unwrap();
+    let error = run(unread, &train, &validation, 1).unwrap_err();
+    assert!(matches!(&error, Error::Detached { leaf, .. } if leaf == "label_smoothing"), "{error}");
+    let reads = |net: &Net, batch: &Examples, learned: &Learned<'_>| net.loss(batch) * learned.value("heat").unwrap();
+    let error = tune().run_with(&net, train.clone(), validation.clone(), reads, Net::loss, 1).unwrap_err().to_string();
+    assert!(error.contains("heat"), "{error}");
+    let taken = tune().objective("learning_rate", &[1.0], Domain::Real).unwrap();
+    assert!(run(taken, &train, &validation, 1).is_err());
     // Nothing finite at the start is an error; later it is an outcome.
     let wild = Tune::new(60, Hyper::learned(1e30, Scope::Global)).unwrap().weight_decay(1.0).unwrap();
     assert!(matches!(run(wild, &train, &validation, 1), Err(Error::NotFinite { .. })));

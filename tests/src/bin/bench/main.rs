@@ -1,5 +1,5 @@
 //! `bench [--only PART] [--peers-file FILE] [--markdown FILE]`: times of programs, mixed precision, trees, clipping, precision and
-//! attacks and many tasks as ratios of one run.
+//! attacks, many tasks and hypergradients as ratios of one run.
 //!
 //! Every figure is the median of interleaved repetitions, so that a slow moment of the machine falls on all sides alike.
 //! The allocator is mimalloc, as in `lab`. `memory` measures peaks.
@@ -8,6 +8,7 @@
 
 mod attacks;
 mod autocast;
+mod bilevel;
 mod clipping;
 mod multitask;
 mod precision;
@@ -26,8 +27,19 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// What can be measured alone.
-const PARTS: [&str; 10] =
-    ["mlp", "cnn", "transformer", "autocast", "trees", "clipping", "samples", "precision", "attacks", "multitask"];
+const PARTS: [&str; 11] = [
+    "mlp",
+    "cnn",
+    "transformer",
+    "autocast",
+    "trees",
+    "clipping",
+    "samples",
+    "precision",
+    "attacks",
+    "multitask",
+    "bilevel",
+];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -76,6 +88,9 @@ fn main() -> ExitCode {
     if wanted("multitask") {
         multitask::run(&mut report, &peers);
     }
+    if wanted("bilevel") {
+        bilevel::run(&mut report, &peers);
+    }
     print!("{report}");
     if let Some(file) = markdown
         && let Err(error) = std::fs::write(&file, &report)
@@ -87,7 +102,8 @@ fn main() -> ExitCode {
 }
 
 /// Peers' figures by (model or operation, peer, what): milliseconds, or copies of a tree where they are given; what ends in
-/// `mb` is a peak of memory; attacks have `seconds`, the share `standing`, and `gradients` an image.
+/// `mb` is a peak of memory; attacks have `seconds`, the share `standing`, and `gradients` an image; hypergradients an `error`, and the `norm` of
+/// what they are compared with.
 type Peers = BTreeMap<(String, String, String), f64>;
 
 fn read_peers(file: &str) -> Result<Peers, String> {
@@ -101,7 +117,7 @@ fn read_peers(file: &str) -> Result<Peers, String> {
             Some(kind) => (field(kind), kind.to_string()),
             None => (field("model"), field("what")),
         };
-        for also in ["mb", "seconds", "standing", "gradients"] {
+        for also in ["mb", "seconds", "standing", "gradients", "error", "norm"] {
             if let Some(figure) = value[also].as_f64() {
                 peers.insert((model.clone(), field("peer"), format!("{what} {also}")), figure);
             }
