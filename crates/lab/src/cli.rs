@@ -77,6 +77,8 @@ enum StudyName {
     Adversarial,
     /// How to solve min over u, {vᵢ} of (1/M) Σ f(u, vᵢ)? Does a method beat a tuned weighted sum? One body or many?
     Multitask,
+    /// Can rates, starts, example weights, weight decays and architectures be learned? What does a hypergradient cost?
+    Meta,
     /// Every study, in one report.
     All,
 }
@@ -88,6 +90,7 @@ impl StudyName {
             Self::Precision => &[Study::Precision],
             Self::Adversarial => &[Study::Adversarial],
             Self::Multitask => &[Study::Multitask],
+            Self::Meta => &[Study::Meta],
             Self::All => Study::ALL,
         }
     }

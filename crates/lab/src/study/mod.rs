@@ -10,6 +10,7 @@
 
 pub mod adversarial;
 pub mod clipping;
+pub mod meta;
 pub mod multitask;
 pub mod precision;
 mod toolkit;
@@ -42,11 +43,13 @@ pub enum Study {
     Adversarial,
     /// Multi-task learning.
     Multitask,
+    /// Bilevel and meta-learning.
+    Meta,
 }
 
 impl Study {
     /// Every study, in the order of a report on all.
-    pub const ALL: &'static [Self] = &[Self::Clipping, Self::Precision, Self::Adversarial, Self::Multitask];
+    pub const ALL: &'static [Self] = &[Self::Clipping, Self::Precision, Self::Adversarial, Self::Multitask, Self::Meta];
 
     /// Its name on the command line and in `results.json`.
     pub fn name(self) -> &'static str {
@@ -55,6 +58,7 @@ impl Study {
             Self::Precision => "precision",
             Self::Adversarial => "adversarial",
             Self::Multitask => "multitask",
+            Self::Meta => "meta",
         }
     }
 
@@ -69,6 +73,7 @@ impl Study {
             Self::Precision => "Low precision",
             Self::Adversarial => "Adversarial learning",
             Self::Multitask => "Multi-task learning",
+            Self::Meta => "Bilevel and meta-learning",
         }
     }
 
@@ -79,6 +84,7 @@ impl Study {
             Self::Precision => precision::UNITS,
             Self::Adversarial => adversarial::UNITS,
             Self::Multitask => multitask::UNITS,
+            Self::Meta => meta::UNITS,
         }
     }
 
@@ -88,6 +94,7 @@ impl Study {
             Self::Precision => precision::run(setting),
             Self::Adversarial => adversarial::run(setting),
             Self::Multitask => multitask::run(setting),
+            Self::Meta => meta::run(setting),
         }
     }
 }
