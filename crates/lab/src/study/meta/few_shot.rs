@@ -117,7 +117,12 @@ impl Sets {
                     labels: all.labels.iter().map(|label| usize::from(*label)).collect(),
                     classes: (0..crate::data::CLASSES).map(|digit| format!("digit/{digit}")).collect(),
                 };
-                ("digits", Some(error.to_string()), set, KNOWN.1)
+                // The file alone: a report holds no address to fetch from.
+                let missing = match error {
+                    ::bilevel::Error::Data { path, .. } => format!("no archive at {}", path.display()),
+                    other => other.to_string(),
+                };
+                ("digits", Some(missing), set, KNOWN.1)
             }
         };
         let (train, test) = (set.keep(|class| class < known), set.keep(|class| class >= known));
