@@ -34,8 +34,8 @@ const STEPS: usize = 10;
 /// Rates of adaptation among which the best is taken for starts that were not learned with one.
 const RATES: [f64; 7] = [1e-4, 1e-3, 3e-3, 0.01, 0.02, 0.03, 0.05];
 /// Fresh tasks: to choose a rate by, and to measure on.
-const CHOOSING: u64 = 50;
-const FRESH: u64 = 200;
+const CHOOSING: u64 = 100;
+const FRESH: u64 = 400;
 /// Of adaptation in a step of Reptile.
 const REPTILE: usize = 8;
 
@@ -53,10 +53,10 @@ enum Who {
 
 /// With steps of learning.
 const WHO: [(Who, &str, &str, u64); 4] = [
-    (Who::Maml, "MAML", "s1", 2_000),
-    (Who::MetaSgd, "Meta-SGD", "s2", 2_000),
-    (Who::Reptile, "Reptile", "s3", 2_000),
-    (Who::Pretrained, "pre-trained", "s4", 2_000),
+    (Who::Maml, "MAML", "s1", 4_000),
+    (Who::MetaSgd, "Meta-SGD", "s2", 4_000),
+    (Who::Reptile, "Reptile", "s3", 4_000),
+    (Who::Pretrained, "pre-trained", "s4", 4_000),
 ];
 
 pub const UNITS: u64 = WHO.len() as u64;
