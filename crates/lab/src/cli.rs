@@ -87,6 +87,8 @@ enum StudyName {
     Adversarial,
     /// How to solve min over u, {vᵢ} of (1/M) Σ f(u, vᵢ)? Does a method beat a tuned weighted sum? One body or many?
     Multitask,
+    /// Can rates, starts, example weights, weight decays and architectures be learned? What does a hypergradient cost?
+    Meta,
     /// Can stickers make a speed limit of a stop sign? A T-shirt hide who wears it? A sentence or a caption be turned round?
     Examples,
     /// Every study, in one report.
@@ -100,6 +102,7 @@ impl StudyName {
             Self::Precision => &[Study::Precision],
             Self::Adversarial => &[Study::Adversarial],
             Self::Multitask => &[Study::Multitask],
+            Self::Meta => &[Study::Meta],
             Self::Examples => &[Study::Examples],
             Self::All => Study::ALL,
         }

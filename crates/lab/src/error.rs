@@ -122,6 +122,15 @@ impl From<adversarial::Error> for Error {
     }
 }
 
+impl From<bilevel::Error> for Error {
+    fn from(error: bilevel::Error) -> Self {
+        Self::Compute(match error {
+            bilevel::Error::Core(error) => error,
+            other => core_tensor::Error::transform("bilevel", other),
+        })
+    }
+}
+
 impl From<multitask::Error> for Error {
     fn from(error: multitask::Error) -> Self {
         Self::Compute(match error {

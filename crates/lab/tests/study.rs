@@ -128,6 +128,12 @@ fn every_study_answers_its_questions() {
         "Does any method beat a tuned weighted sum?",
         "Can one network hold every trade-off between the tasks?",
         "One body u with heads vᵢ, or separate networks, and must the data be shared?",
+        "Can the learning rate be learned instead of tuned by hand?",
+        "Can a start be learned from which few examples suffice?",
+        "Can data be cleaned by its own validation loss?",
+        "Which hyper-parameters can be learned at the cost of a few runs?",
+        "Can an architecture be learned?",
+        "What does a hypergradient cost?",
         "Can stickers make a speed limit of a stop sign?",
         "Can one printed patch mislead wherever it lies?",
         "Can a T-shirt hide who wears it?",
@@ -152,7 +158,7 @@ fn every_study_answers_its_questions() {
     }
     // Every figure names its axes; the maps hold their image.
     let figures = tree.descendants().filter(|node| node.tag_name().name() == "figure").collect::<Vec<_>>();
-    assert_eq!(figures.len(), 11 + 17 + 5 + 15 + 8 + 1);
+    assert_eq!(figures.len(), 11 + 17 + 5 + 15 + 23 + 8 + 1);
     for figure in &figures {
         let names = figure.descendants().filter(|n| n.attribute("class").is_some_and(|c| c.starts_with("name")));
         assert!(names.count() >= 1 && !figure.descendants().any(|node| node.attribute("class") == Some("empty")));
@@ -186,9 +192,57 @@ fn every_study_answers_its_questions() {
     precision(&results["studies"]["precision"], &answers[2..], &printed);
     adversarial(&results["studies"]["adversarial"], &answers[6..9], &printed);
     multitask(&results["studies"]["multitask"], &answers[9..13], &printed);
-    examples(&results["studies"]["examples"], &answers[13..], &printed);
-    captions(&results["studies"]["examples"]["captions"], &answers[16..17], &printed);
+    meta(&results["studies"]["meta"], &answers[13..19], &printed);
+    examples(&results["studies"]["examples"], &answers[19..22], &printed);
+    captions(&results["studies"]["examples"]["captions"], &answers[22..23], &printed);
     assert!(at(&results, "/seconds") > 0.0);
+}
+
+/// What the study of bilevel and meta-learning found, whatever the seed.
+fn meta(study: &Value, answers: &[&str], printed: &str) {
+    let list = |value: &Value, path: &str| value.pointer(path).unwrap().as_array().unwrap().clone();
+    let named = |list: &[Value], name: &str| list.iter().find(|value| value["name"] == name).unwrap().clone();
+    // The best fixed rate without momentum, and what is learned.
+    let losses = list(study, "/rates/curves/0/runs");
+    let fixed = losses.iter().filter_map(|run| run["loss"].as_f64()).fold(f64::INFINITY, f64::min);
+    let learned = list(study, "/rates/learned");
+    assert_eq!(learned.len(), 3);
+    assert!(learned.iter().all(|learned| at(learned, "/loss") < 1.1 * fixed), "{printed}");
+    let online = list(study, "/rates/online");
+    let online = online.iter().filter_map(|online| online.pointer("/run/loss").and_then(Value::as_f64));
+    assert!(online.fold(f64::INFINITY, f64::min) < 1.5 * fixed, "{printed}");
+    let starts = list(study, "/sinusoids/starts");
+    let error = |name: &str| at(&named(&starts, name), "/errors/5/0");
+    assert!(error("MAML") < 0.6 * error("pre-trained") && error("Meta-SGD") < 0.6 * error("pre-trained"), "{printed}");
+    let learners = list(study, "/few_shot/learners");
+    assert_eq!(learners.len(), 7);
+    let right = |name: &str| at(&named(&learners, name), "/accuracies/0/0");
+    let known = study["few_shot"]["set"] == "Omniglot";
+    assert!(right("drawn start") > 0.2 && (!known || right("MAML") > right("drawn start") + 0.05), "{printed}");
+    assert_eq!(study["few_shot"]["missing"].is_null(), known);
+    // Half of the labels wrong: only right ones, learned weights, the clean set, all.
+    let half = |kind: usize| at(study, &format!("/cleaning/shares/2/accuracies/{kind}/0"));
+    assert!(half(1) > half(3) + 0.02 && half(0) > half(3) && at(study, "/cleaning/shares/2/f1/0") > 0.75, "{printed}");
+    let traces = list(study, "/decay/traces");
+    assert_eq!(traces.len(), 5);
+    assert!(at(&traces[0], "/validation/0") < at(&traces[3], "/validation/0"), "{printed}");
+    assert_eq!(list(study, "/cells/all").len(), 32);
+    assert_eq!(list(study, "/cells/found").len(), 2);
+    for case in list(study, "/cost/cases") {
+        let curves = list(&case, "/curves");
+        assert_eq!(curves.len(), 17);
+        let least = |name: &str| {
+            let points = list(&named(&curves, name), "/points");
+            points.iter().map(|point| at(point, "/1")).fold(f64::INFINITY, f64::min)
+        };
+        assert!(least("conjugate gradients") < 1e-6 && least("dense") < 1e-6, "{printed}");
+        assert!(least("steps, then conjugate gradients") < 0.1 && least("identity") > 1e-3, "{printed}");
+        // The same numbers by another way.
+        let last = |name: &str, at_step: &str| at(&named(&curves, name), &format!("/points/{at_step}/1"));
+        assert!((last("unrolled", "5") / last("unrolled, √T states", "5") - 1.0).abs() < 1e-6, "{printed}");
+        assert!((last("unrolled", "5") / last("forward", "5") - 1.0).abs() < 1e-3, "{printed}");
+    }
+    assert!(answers[5].contains("conjugate gradients"), "{answers:?}");
 }
 
 /// What the study of the lecture's examples found, whatever the seed.

@@ -5,9 +5,10 @@
 //! of everything. Both are fields of the model that are no part of its parameters.
 //!
 //! ```sh
-//! cargo run --release -p learner                  # a line an epoch
-//! cargo run --release -p learner --features tui   # burn-train's dashboard
+//! cargo run --release -p learner
 //! ```
+//!
+//! With burn-train's default features its dashboard takes the terminal.
 #![forbid(unsafe_code)]
 
 use std::fmt;

@@ -95,6 +95,30 @@ impl Omniglot {
         kept
     }
 
+    /// The set with each character turned by 0, 90, 180 and 270 degrees, each a class of its own: four times the classes to learn from (A. Santoro
+    /// et al., "Meta-learning with memory-augmented neural networks", 2016). Class `c` turned `r` times is number `4c + r`.
+    pub fn rotated(&self) -> Self {
+        let side = self.side;
+        let mut all =
+            Self { pixels: Vec::with_capacity(4 * self.pixels.len()), side, labels: Vec::new(), classes: Vec::new() };
+        for turns in 0..4 {
+            for (drawing, label) in self.pixels.chunks(side * side).zip(&self.labels) {
+                let turned = (0..side * side).map(|at| {
+                    let (mut row, mut column) = (at / side, at % side);
+                    for _ in 0..turns {
+                        (row, column) = (column, side - 1 - row);
+                    }
+                    drawing[row * side + column]
+                });
+                all.pixels.extend(turned);
+                all.labels.push(4 * label + turns);
+            }
+        }
+        let turned = |class: &String| [0, 90, 180, 270].map(|degrees| format!("{class}/{degrees}"));
+        all.classes = self.classes.iter().flat_map(turned).collect();
+        all
+    }
+
     /// N-way K-shot tasks on the drawings.
     ///
     /// # Errors
@@ -159,6 +183,25 @@ mod tests {
         assert!(small.iter().zip(expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-7), "{small:?}");
         let one = shrink(&image, 1)[0];
         assert!((one - 2.0 / 9.0).abs() < 1e-7);
+    }
+
+    #[test]
+    fn turned_characters_are_classes_of_their_own() {
+        let set = Omniglot {
+            pixels: vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
+            side: 2,
+            labels: vec![0, 1],
+            classes: vec!["a".into(), "b".into()],
+        };
+        let all = set.rotated();
+        let expected = ["a/0", "a/90", "a/180", "a/270", "b/0", "b/90", "b/180", "b/270"];
+        assert_eq!((all.side, all.classes), (2, expected.map(String::from).to_vec()));
+        let of = |class: usize| {
+            let at = all.labels.iter().position(|label| *label == class).unwrap();
+            all.pixels[4 * at..4 * at + 4].to_vec()
+        };
+        assert_eq!([of(0), of(1)], [[1.0, 2.0, 3.0, 4.0], [2.0, 4.0, 1.0, 3.0]]);
+        assert_eq!([of(2), of(3), of(5)], [[4.0, 3.0, 2.0, 1.0], [3.0, 1.0, 4.0, 2.0], [6.0, 8.0, 5.0, 7.0]]);
     }
 
     #[test]

@@ -6,11 +6,13 @@
 //! reverse and the forward mode, for any update.
 
 mod adam;
+mod descent;
 mod momentum;
 mod setting;
 mod sgd;
 
 pub use adam::Adam;
+pub use descent::Descent;
 pub use momentum::Momentum;
 pub use setting::Setting;
 pub use sgd::Sgd;

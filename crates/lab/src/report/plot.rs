@@ -79,22 +79,35 @@ impl Line {
 impl Plot<'_> {
     /// The plot as a `figure` element.
     pub fn html(&self) -> String {
+        self.figure(false)
+    }
+
+    /// The same with a logarithmic horizontal axis; places of 0 and below are then left out.
+    pub fn html_log_x(&self) -> String {
+        self.figure(true)
+    }
+
+    fn figure(&self, log_x: bool) -> String {
         let mut html = format!("<figure class=\"plot\">\n<figcaption><h3>{}</h3>\n<ul>", escape(self.title));
         self.lines.iter().for_each(|line| html += &line.key());
         html += "</ul></figcaption>\n";
-        html += &self.svg();
+        html += &self.svg(log_x);
         html += "\n</figure>\n";
         html
     }
 
-    fn svg(&self) -> String {
-        let shown = |value: f64| value.is_finite() && (!self.logarithmic || value > 0.0);
-        let points = || self.lines.iter().flat_map(|line| &line.points).filter(|point| shown(point.1));
+    fn svg(&self, log_x: bool) -> String {
+        let fits = |value: f64, logarithmic: bool| value.is_finite() && (!logarithmic || value > 0.0);
+        let shown = |point: &(f64, f64)| fits(point.0, log_x) && fits(point.1, self.logarithmic);
+        let points = || self.lines.iter().flat_map(|line| &line.points).filter(|point| shown(point));
         let Some(y_range) = range(points().map(|point| point.1)) else {
             return "<p class=\"empty\">Nothing was measured.</p>".into();
         };
         let x_range = points().fold(self.x_range, |(low, high), point| (low.min(point.0), high.max(point.0)));
-        let x = Axis::linear(x_range, LEFT, RIGHT, 6, false);
+        let x = match log_x {
+            true => Axis::logarithmic(x_range, LEFT, RIGHT),
+            false => Axis::linear(x_range, LEFT, RIGHT, 6, false),
+        };
         let y = if self.logarithmic {
             Axis::logarithmic(y_range, BOTTOM, TOP)
         } else {
@@ -136,7 +149,7 @@ impl Plot<'_> {
         );
         for line in &self.lines {
             let places: Vec<Option<(f64, f64)>> =
-                line.points.iter().map(|&(at, value)| shown(value).then(|| (x.place(at), y.place(value)))).collect();
+                line.points.iter().map(|point| shown(point).then(|| (x.place(point.0), y.place(point.1)))).collect();
             let _ = write!(svg, "<g class=\"{}\" opacity=\"{}\">", line.class, line.opacity);
             if line.joined {
                 let _ = write!(svg, "<path d=\"{}\"/>", path(&places));
@@ -362,6 +375,17 @@ mod tests {
         assert_eq!(html.matches("<circle ").count(), 88 + 1, "one in the legend");
         let first = format!("<circle cx=\"{LEFT:.1}\"");
         assert!(html.contains(&first), "the axis begins at 2: {html}");
+    }
+
+    #[test]
+    fn a_logarithmic_horizontal_axis_has_powers_of_ten() {
+        let lines = vec![Line::marks("a", "one", vec![(0.0, 1.0), (0.01, 1.0), (1.0, 2.0)])];
+        let plot = Plot { title: "t", x_axis: "x", x_range: (0.01, 100.0), y_axis: "y", logarithmic: false, lines };
+        let html = plot.html_log_x();
+        assert_eq!(html.matches("<circle ").count(), 2 + 1, "zero has no place");
+        let middle = format!("<circle cx=\"{:.1}\"", 0.5 * (LEFT + RIGHT));
+        assert!(html.contains(&middle) && html.contains(">0.01</text>") && html.contains(">100</text>"), "{html}");
+        assert_eq!(plot.html().matches("<circle ").count(), 3 + 1);
     }
 
     #[test]

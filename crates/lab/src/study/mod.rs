@@ -11,6 +11,7 @@
 pub mod adversarial;
 pub mod clipping;
 pub mod examples;
+pub mod meta;
 pub mod multitask;
 pub mod precision;
 mod toolkit;
@@ -43,6 +44,8 @@ pub enum Study {
     Adversarial,
     /// Multi-task learning.
     Multitask,
+    /// Bilevel and meta-learning.
+    Meta,
     /// The lecture's examples.
     Examples,
 }
@@ -50,7 +53,7 @@ pub enum Study {
 impl Study {
     /// Every study, in the order of a report on all.
     pub const ALL: &'static [Self] =
-        &[Self::Clipping, Self::Precision, Self::Adversarial, Self::Multitask, Self::Examples];
+        &[Self::Clipping, Self::Precision, Self::Adversarial, Self::Multitask, Self::Meta, Self::Examples];
 
     /// Its name on the command line and in `results.json`.
     pub fn name(self) -> &'static str {
@@ -59,6 +62,7 @@ impl Study {
             Self::Precision => "precision",
             Self::Adversarial => "adversarial",
             Self::Multitask => "multitask",
+            Self::Meta => "meta",
             Self::Examples => "examples",
         }
     }
@@ -74,6 +78,7 @@ impl Study {
             Self::Precision => "Low precision",
             Self::Adversarial => "Adversarial learning",
             Self::Multitask => "Multi-task learning",
+            Self::Meta => "Bilevel and meta-learning",
             Self::Examples => "The lecture's examples",
         }
     }
@@ -85,6 +90,7 @@ impl Study {
             Self::Precision => precision::UNITS,
             Self::Adversarial => adversarial::UNITS,
             Self::Multitask => multitask::UNITS,
+            Self::Meta => meta::UNITS,
             Self::Examples => examples::UNITS,
         }
     }
@@ -95,6 +101,7 @@ impl Study {
             Self::Precision => precision::run(setting),
             Self::Adversarial => adversarial::run(setting),
             Self::Multitask => multitask::run(setting),
+            Self::Meta => meta::run(setting),
             Self::Examples => examples::run(setting),
         }
     }
