@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::attack::{self, image::ImageArgs};
+use crate::attack::{self, image::ImageArgs, text::TextArgs};
 use crate::error::{Error, Result};
 use crate::recipe::{DataName, DataRecipe, Override, Recipe, one_line};
 use crate::run_dir;
@@ -56,6 +56,8 @@ enum Command {
 enum AttackCommand {
     /// A picture, or an embedded digit.
     Image(Box<ImageArgs>),
+    /// A sentence about a film.
+    Text(Box<TextArgs>),
 }
 
 #[derive(Args, Debug)]
@@ -206,6 +208,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Train(arguments)) => run(arguments),
         Some(Command::Study(arguments)) => run_study(arguments),
         Some(Command::Attack(AttackCommand::Image(arguments))) => attack_image(arguments),
+        Some(Command::Attack(AttackCommand::Text(arguments))) => attack_text(arguments),
         None => run(&cli.train),
     };
     match done {
@@ -300,6 +303,11 @@ fn attack_image(arguments: &ImageArgs) -> Result<u8> {
     let report = attack::image::run(arguments, &folder)?;
     let folder = report.folder.display();
     print(&format!("\n{}\n  pictures {folder}/before.png, after.png, difference.png\n", report.text));
+    Ok(0)
+}
+
+fn attack_text(arguments: &TextArgs) -> Result<u8> {
+    print(&format!("\n{}\n", attack::text::run(arguments)?));
     Ok(0)
 }
 

@@ -117,6 +117,7 @@ impl From<adversarial::Error> for Error {
     fn from(error: adversarial::Error) -> Self {
         match error {
             adversarial::Error::Core(error) => Self::Compute(error),
+            adversarial::Error::Data { path, problem } => Self::Data { origin: path.display().to_string(), problem },
             other => Self::Compute(core_tensor::Error::transform("adversarial", other)),
         }
     }
@@ -136,15 +137,6 @@ impl From<multitask::Error> for Error {
         Self::Compute(match error {
             multitask::Error::Core(error) => error,
             other => core_tensor::Error::transform("multitask", other),
-        })
-    }
-}
-
-impl From<bilevel::Error> for Error {
-    fn from(error: bilevel::Error) -> Self {
-        Self::Compute(match error {
-            bilevel::Error::Core(error) => error,
-            other => core_tensor::Error::transform("bilevel", other),
         })
     }
 }

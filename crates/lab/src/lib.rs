@@ -21,6 +21,7 @@ pub mod report;
 pub mod run_dir;
 pub mod scene;
 pub mod scene_captions;
+pub mod sentences;
 pub mod study;
 pub mod summary;
 pub mod train;

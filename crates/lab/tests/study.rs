@@ -138,6 +138,7 @@ fn every_study_answers_its_questions() {
         "Can one printed patch mislead wherever it lies?",
         "Can a T-shirt hide who wears it?",
         "Can a picture be made to be described as something else?",
+        "Can a sentence be made to mean its opposite to a network, and the same to a reader?",
     ];
     let mut headings = questions.to_vec();
     headings.insert(2, "In short");
@@ -158,7 +159,7 @@ fn every_study_answers_its_questions() {
     }
     // Every figure names its axes; the maps hold their image.
     let figures = tree.descendants().filter(|node| node.tag_name().name() == "figure").collect::<Vec<_>>();
-    assert_eq!(figures.len(), 11 + 17 + 5 + 15 + 23 + 8 + 1);
+    assert_eq!(figures.len(), 11 + 17 + 5 + 15 + 23 + 8 + 1 + 3);
     for figure in &figures {
         let names = figure.descendants().filter(|n| n.attribute("class").is_some_and(|c| c.starts_with("name")));
         assert!(names.count() >= 1 && !figure.descendants().any(|node| node.attribute("class") == Some("empty")));
@@ -195,6 +196,7 @@ fn every_study_answers_its_questions() {
     meta(&results["studies"]["meta"], &answers[13..19], &printed);
     examples(&results["studies"]["examples"], &answers[19..22], &printed);
     captions(&results["studies"]["examples"]["captions"], &answers[22..23], &printed);
+    text(&results["studies"]["examples"]["text"], &printed);
     assert!(at(&results, "/seconds") > 0.0);
 }
 
@@ -264,6 +266,17 @@ fn examples(study: &Value, answers: &[&str], printed: &str) {
     let hidden = |curve: usize| at(study, &format!("/shirt/curves/{curve}/hidden/3"));
     assert!(hidden(0) > 0.3 && hidden(0) > hidden(3) + 0.25, "{printed}");
     assert!(answers[0].contains("speed limit 45") && answers[2].contains("cloth"), "{answers:?}");
+}
+
+/// What the study found about sentences, whatever the seed.
+fn text(found: &Value, printed: &str) {
+    let network = |i: usize, what: &str| at(found, &format!("/networks/{i}/{what}"));
+    assert!(network(0, "accuracy") >= 0.72 && network(2, "accuracy") > 0.7, "{printed}");
+    // DeepWordBug and TextFooler.
+    assert!(network(0, "attacks/0/after") < network(0, "attacks/0/before") - 0.4, "{printed}");
+    assert!(network(0, "attacks/3/after") < network(0, "attacks/3/before") - 0.3, "{printed}");
+    assert!(network(2, "attacks/0/after") > network(0, "attacks/0/after"), "{printed}");
+    assert_eq!(found["examples"].as_array().unwrap().len(), 6);
 }
 
 /// What the study of multi-task learning found, whatever the seed.

@@ -417,7 +417,8 @@ fn predictions(logits: &[f32], classes: &[String]) -> String {
     let sum: f64 = logits.iter().map(|z| (f64::from(*z) - top).exp()).sum();
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
-    let part = |class: &usize| format!("{} {:5.1} %", classes[*class], 100.0 * (f64::from(logits[*class]) - top).exp() / sum);
+    let part =
+        |class: &usize| format!("{} {:5.1} %", classes[*class], 100.0 * (f64::from(logits[*class]) - top).exp() / sum);
     order.iter().take(SHOWN).map(part).collect::<Vec<_>>().join("   ")
 }
 

@@ -1,4 +1,4 @@
-//! The study of the lecture's examples: stickers on a stop sign, a printed patch, a T-shirt.
+//! The study of the lecture's examples: stickers on a stop sign, a printed patch, a T-shirt, captions, sentences.
 //!
 //! A family of examples is a module with `UNITS` and `run`, which gives a [`Section`]: numbers, rows of the printed table, chapters.
 //! One line in [`FAMILIES`] adds it to the study.
@@ -8,6 +8,7 @@ mod network;
 mod pictures;
 mod shirt;
 mod signs;
+mod text;
 
 use serde_json::Value;
 
@@ -27,6 +28,7 @@ const FAMILIES: &[Family] = &[
     Family { name: "signs", units: signs::UNITS, run: signs::run },
     Family { name: "shirt", units: shirt::UNITS, run: shirt::run },
     Family { name: "captions", units: captions::UNITS, run: captions::run },
+    Family { name: "text", units: text::UNITS, run: text::run },
 ];
 
 /// What a family came to.
