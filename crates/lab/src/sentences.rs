@@ -168,6 +168,8 @@ pub fn load(folder: &Path, device: &Device) -> Result<NeuralText<TextCnn>> {
     Ok(NeuralText::load(folder, |vocabulary| TextCnnConfig::new().try_init(vocabulary, 2, 0, device))?)
 }
 
+type Pairs = Vec<(String, String)>;
+
 /// What means the same: a list of synonyms, and vectors in which synonyms are near.
 #[derive(Clone, Debug)]
 pub struct Language {
@@ -187,7 +189,7 @@ impl Language {
     pub fn learn(train: &Corpus, vocabulary: &Vocabulary, file: Option<&Path>) -> Result<Self> {
         let own = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
         let folder = synonyms_folder();
-        let (synonyms, antonyms, source): (Vec<(String, String)>, Vec<(String, String)>, String) = match file {
+        let (synonyms, antonyms, source): (Pairs, Pairs, String) = match file {
             Some(file) => (read_pairs(file)?, own(ANTONYMS), file.display().to_string()),
             None if folder.is_dir() => {
                 let mut antonyms = read_pairs(folder.join("ppdb_antonyms.txt"))?;

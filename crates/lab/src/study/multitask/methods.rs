@@ -453,6 +453,7 @@ mod tests {
             losses: vec![],
             delta_m: 0.0,
             conflicts: None,
+            stood: 0.0,
             seconds: 0.0,
             bytes: 0,
         };
