@@ -158,11 +158,23 @@ pub fn resume(
     Session { recipe, parts, model, lens, pipeline, random, position, run, clock }.go_on(stop, observe)
 }
 
-/// The model of a run folder's last checkpoint in inference mode, the data that it was trained on, and their device.
+/// A trained model.
+pub(crate) struct Trained {
+    /// In inference mode, of the last checkpoint.
+    pub model: Classifier,
+    /// What it was trained on.
+    pub data: Dataset,
+    /// Where it is.
+    pub device: Device,
+    /// Steps of its training.
+    pub steps: u64,
+}
+
+/// What a run folder holds.
 ///
 /// # Errors
 /// Those of [`resume`] up to the training.
-pub(crate) fn trained(folder: &Path, overrides: &[Override]) -> Result<(Classifier, Dataset, Device)> {
+pub(crate) fn trained(folder: &Path, overrides: &[Override]) -> Result<Trained> {
     let (checkpoint, position) = RunDir::inspect(folder)?;
     let recipe = Recipe::load(Some(&RunDir::recipe_file(folder)), overrides)?;
     let parts = Parts::load(&recipe)?;
@@ -170,7 +182,7 @@ pub(crate) fn trained(folder: &Path, overrides: &[Override]) -> Result<(Classifi
         return Err(Error::run(folder, "was made with other data than found now"));
     }
     let model = load_model(&checkpoint, parts.model(&recipe, &mut Random::new(recipe.train.seed))?)?;
-    Ok((model.valid(), parts.data, parts.device))
+    Ok(Trained { model: model.valid(), data: parts.data, device: parts.device, steps: position.steps })
 }
 
 /// The data of a run, and the device it goes to.

@@ -262,6 +262,21 @@ fn an_attack_shows_what_is_read_before_and_after() {
 }
 
 #[test]
+fn a_sentence_that_cannot_be_attacked_is_refused() {
+    let root = with_quick_recipe();
+    let cases: &[(&[&str], &str)] = &[
+        (&[" ,. "], "error: lab attack text: SENTENCE =  ,. : expected at least one word"),
+        (&["a film", "--changed", "0"], "error: lab attack text: --changed = 0: expected a share above 0, at most 1"),
+        (&["a film", "--label", "good"], "error: lab attack text: --label = good: expected one of negative, positive"),
+        (&["a film", "--model", "none"], "error: none/vocabulary.txt: "),
+    ];
+    for (flags, expected) in cases {
+        let message = refused(&root, &[&["attack", "text"], *flags].concat());
+        assert!(message.starts_with(expected), "{expected}: {message}");
+    }
+}
+
+#[test]
 fn an_attack_takes_a_trained_model_and_refuses_what_cannot_be() {
     let root = with_quick_recipe();
     done(&root, QUICK);
@@ -273,9 +288,9 @@ fn an_attack_takes_a_trained_model_and_refuses_what_cannot_be() {
     fs::write(root.path().join("cut.png"), &wide.encode()[..50]).unwrap();
     let cases: &[(&[&str], &str)] = &[
         (&["none.png"], "error: none.png: cannot be read: "),
-        (&["text.png"], "error: text.png: is no PNG file"),
+        (&["text.png"], "error: text.png: is no PNG that can be read: "),
         (&["wide.png"], "error: wide.png: 9 x 8 pixels, expected 8 x 8, the model's images"),
-        (&["cut.png"], "error: cut.png: is damaged: it ends too early"),
+        (&["cut.png"], "error: cut.png: is no PNG that can be read: "),
         (&["--digit", "355"], "error: --digit: digit = 355: expected 0 to 354, the test set"),
         (&["--digit", "3", "--target", "8"], "error: --target: target = 8: expected another class than its own, 8"),
         (&["--target", "10"], "error: --target: target = 10: expected 0 to 9"),

@@ -145,6 +145,7 @@ fn every_study_answers_its_questions() {
     headings.insert(7, "In short");
     headings.insert(11, "In short");
     headings.insert(16, "In short");
+    headings.insert(23, "In short");
     headings.push("In short");
     assert_eq!(texts("h2"), headings);
     let answers: Vec<&str> = tree
@@ -275,7 +276,8 @@ fn text(found: &Value, printed: &str) {
     // DeepWordBug and TextFooler.
     assert!(network(0, "attacks/0/after") < network(0, "attacks/0/before") - 0.4, "{printed}");
     assert!(network(0, "attacks/3/after") < network(0, "attacks/3/before") - 0.3, "{printed}");
-    assert!(network(2, "attacks/0/after") > network(0, "attacks/0/after"), "{printed}");
+    assert!(network(2, "attacks/3/after") > network(0, "attacks/3/after") + 0.03, "{printed}");
+    assert!(network(0, "attacks/4/after") < network(0, "attacks/4/before") - 0.1, "{printed}");
     assert_eq!(found["examples"].as_array().unwrap().len(), 6);
 }
 

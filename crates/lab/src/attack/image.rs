@@ -26,7 +26,7 @@ use crate::model::{Classifier, batch};
 use crate::png::Png;
 use crate::recipe::{DataRecipe, Override, Recipe};
 use crate::run_dir::NewFolder;
-use crate::train::{self, choose_device};
+use crate::train::{self, Trained, choose_device};
 
 /// Passes over the digits, and their batches, of the model that is trained where none is given.
 const EPOCHS: usize = 12;
@@ -251,8 +251,8 @@ impl Subject {
     /// The model of a run folder's last checkpoint.
     fn trained(run: &Path, data_dir: Option<&String>) -> Result<Self> {
         let dir = data_dir.map(|dir| Override { flag: "--data-dir", field: "data.dir", value: dir.clone() });
-        let (model, data, device) = train::trained(run, &dir.into_iter().collect::<Vec<_>>())?;
-        Ok(Self { what: format!("model: {}", run.display()), model, data, device })
+        let Trained { model, data, device, steps } = train::trained(run, &dir.into_iter().collect::<Vec<_>>())?;
+        Ok(Self { what: format!("model: {}, step {steps}", run.display()), model, data, device })
     }
 
     /// The default model, trained on the digits for a moment.

@@ -8,6 +8,7 @@ use adversarial::text::training::Standard;
 use adversarial::text::{
     BeamAttack, DeepWordBug, GeneticAttack, Homoglyphs, HotFlip, MostChanged, NeuralText, Prediction, Pwws, SkipReason,
     Synonyms, TextAttack, TextClassifier, TextCnn, TextEngine, TextFooler, TextGoal, TextOutcome, TextStatus,
+    WordSimilarity,
 };
 use clap::{Args, ValueEnum};
 
@@ -125,7 +126,10 @@ impl TextArgs {
         Ok(match self.attack {
             TextAttackName::DeepWordBug => Box::new(DeepWordBug::new().constraint(most)),
             TextAttackName::Homoglyphs => Box::new(Homoglyphs::new().constraint(most)),
-            TextAttackName::HotFlip => Box::new(HotFlip::new().constraint(most)),
+            TextAttackName::HotFlip => {
+                let near = WordSimilarity::new(language()?.vectors, 0.5);
+                Box::new(HotFlip::new().most_flips(4).least_cosine(-1.0).constraint(near).constraint(most))
+            }
             TextAttackName::Pwws => Box::new(Pwws::new(language()?.synonyms).constraint(most)),
             TextAttackName::TextFooler => Box::new(TextFooler::new(language()?.vectors).constraint(most)),
             TextAttackName::Genetic => Box::new(GeneticAttack::new(language()?.vectors).constraint(most)),

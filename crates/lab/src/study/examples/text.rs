@@ -7,7 +7,7 @@ use std::time::Instant;
 use adversarial::text::training::{Fgm, Rewritten, Standard, TrainingHook};
 use adversarial::text::{
     Corpus, DeepWordBug, Homoglyphs, HotFlip, MostChanged, NeuralText, Pwws, StopWords, TextAttack, TextAttacked,
-    TextCnn, TextEngine, TextFooler, TextGoal, TextOutcome, TextStatus, UniversalTrigger,
+    TextCnn, TextEngine, TextFooler, TextGoal, TextOutcome, TextStatus, UniversalTrigger, WordSimilarity,
 };
 use core_tensor::Random;
 use serde::Serialize;
@@ -23,7 +23,7 @@ use crate::study::{Chapter, Part, Setting};
 /// Held-out sentences that are attacked.
 const ATTACKED: usize = 200;
 /// Sentences attacked before each epoch but the first, for the network that learns from them.
-const REWRITTEN: usize = 600;
+const REWRITTEN: usize = 4000;
 /// Largest share of the words that attacks may change.
 const CHANGED: f64 = 0.3;
 /// Radius of FGM's perturbation of the word vectors of a sentence.
@@ -165,7 +165,14 @@ fn measure(setting: &Setting<'_>) -> Result<Text> {
         Arc::new(Homoglyphs::new().constraint(most())),
         Arc::new(Pwws::new(language.synonyms.clone()).constraint(most())),
         Arc::new(TextFooler::new(language.vectors.clone()).constraint(most())),
-        Arc::new(HotFlip::new().most_flips(4).constraint(most())),
+        // The vectors of the network itself are near only where it takes words for the same.
+        Arc::new(
+            HotFlip::new()
+                .most_flips(4)
+                .least_cosine(-1.0)
+                .constraint(WordSimilarity::new(language.vectors.clone(), 0.5))
+                .constraint(most()),
+        ),
     ];
 
     let chosen = random.fork("attacked").permutation(sentences.held_out.len());
@@ -303,7 +310,7 @@ impl Text {
             text: format!(
                 "{} {}, {} held out; a convolutional network (Kim, 2014) after {} s. {ATTACKED} held-out sentences under attacks that may change at most {:.0} % of the \
                  words and no word twice. DeepWordBug misspells the words that matter most, homoglyphs take letters of other scripts that look the same, PWWS takes \
-                 synonyms ({}), TextFooler words of near vectors and the same part of speech in sentences that stay similar, HotFlip what the gradient promises. \
+                 synonyms ({}), TextFooler words of near vectors and the same part of speech in sentences that stay similar, HotFlip near words by what the gradient promises. \
                  A success is a sentence read wrong that was read right.",
                 self.trained_on + self.held_out,
                 self.source,
