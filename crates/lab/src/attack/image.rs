@@ -67,7 +67,7 @@ pub struct ImageArgs {
     /// Folder of the run's MNIST files, if they are no longer where they were.
     #[arg(long, value_name = "DIR", requires = "model")]
     pub data_dir: Option<String>,
-    /// Folder to make [default: runs/<time>].
+    /// Folder to make [default: one below runs, named by the time].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Seed of all randomness.

@@ -1,7 +1,7 @@
 //! The study of the lecture's examples: stickers on a stop sign, a printed patch, a T-shirt, captions, sentences.
 //!
-//! A family of examples is a module with `UNITS` and `run`, which gives a [`Section`]: numbers, rows of the printed table, chapters.
-//! One line in [`FAMILIES`] adds it to the study.
+//! A family of examples is a module with `UNITS` and `run`, which gives a `Section`: numbers, rows of the printed table, chapters.
+//! One line in `FAMILIES` adds it to the study.
 
 mod captions;
 mod network;
