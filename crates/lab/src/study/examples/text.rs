@@ -31,7 +31,7 @@ const RADIUS: f64 = 0.2;
 /// Examples shown for each kind of change, and the most letters they have.
 const SHOWN: usize = 3;
 const LETTERS: usize = 130;
-const NETWORKS: [&str; 3] = ["trained as usual", "FGM", "trained on attacked sentences"];
+const NETWORKS: [&str; 3] = ["trained as usual", "FGM", "attacked sentences"];
 const ATTACKS: [&str; 5] = ["DeepWordBug", "homoglyphs", "PWWS", "TextFooler", "HotFlip"];
 /// Which of these attacks change letters, and which words.
 const LETTER: usize = 0;
@@ -339,7 +339,7 @@ impl Text {
     fn table_of_examples(&self) -> String {
         let mut html = String::from(
             "<figure class=\"plot sentences\">\n<figcaption><h3>Before and after</h3></figcaption>\n<div class=\"scroll\"><table>\n\
-             <tr><th>attack</th><th>read as</th><th>sentence</th></tr>\n",
+             <tr><th class=\"name\">attack</th><th class=\"name\">read as</th><th class=\"name\">sentence</th></tr>\n",
         );
         let marked = |text: &str| escape(text).replace("[[", "<mark>").replace("]]", "</mark>");
         for example in &self.examples {
