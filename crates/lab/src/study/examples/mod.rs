@@ -13,6 +13,7 @@ mod text;
 use serde_json::Value;
 
 use crate::error::Result;
+use crate::study::toolkit::host_device;
 use crate::study::{Chapter, Finding, Setting};
 use crate::summary::Row;
 
@@ -54,6 +55,9 @@ pub const UNITS: u64 = {
 /// # Errors
 /// Those of the computation, and [`Error::Interrupted`](crate::error::Error::Interrupted).
 pub fn run(setting: &Setting<'_>) -> Result<Finding> {
+    // Small networks, and figures that do not depend on the device: on the host.
+    let device = host_device();
+    let setting = &Setting { device: &device, ..*setting };
     let mut results = serde_json::Map::new();
     let (mut rows, mut chapters) = (Vec::new(), Vec::new());
     for family in FAMILIES {
