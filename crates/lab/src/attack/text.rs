@@ -28,7 +28,7 @@ pub struct TextArgs {
     /// What the sentence says: negative or positive [default: what the classifier reads].
     #[arg(long, value_name = "CLASS")]
     pub label: Option<String>,
-    /// Synonyms for the attacks that exchange words: a word and its synonyms a line [default: the PPDB's where $DATA_DIR has them, else a short list].
+    /// Synonyms for the attacks that exchange words: two words a line [default: the PPDB's where $DATA_DIR has them, else a short list].
     #[arg(long, value_name = "FILE")]
     pub synonyms: Option<PathBuf>,
     /// Largest share of the words that may be changed.

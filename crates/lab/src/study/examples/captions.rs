@@ -14,6 +14,7 @@ use super::{Section, percent, row};
 use crate::error::Result;
 use crate::report::image::colour_address;
 use crate::report::plot::fixed;
+use crate::scene::drawing::bytes;
 use crate::scene_captions::{MOST_WORDS, SIDE, Scenes, VALUES, WORDS};
 use crate::study::toolkit::median;
 use crate::study::{Chapter, Part, Setting};
@@ -305,21 +306,22 @@ impl Captions {
     fn figure(&self) -> String {
         let mut html = "<figure class=\"triples\">\n<figcaption><h3>Scene + perturbation = another scene's words</h3></figcaption>\n<ul>".to_owned();
         for pair in &self.drawn {
-            let byte = |x: f32| (255.0 * x.clamp(0.0, 1.0)).round() as u8;
-            let picture = |of: &dyn Fn(usize) -> f32| -> Vec<[u8; 3]> {
-                (0..SIDE * SIDE).map(|i| [0, 1, 2].map(|c| byte(of(c * SIDE * SIDE + i)))).collect()
+            let image = |alt: &str, values: &[f32]| {
+                format!("<img alt=\"{alt}\" src=\"{}\"/>", colour_address(&bytes(values), SIDE))
             };
-            let image = |alt: &str, pixels: Vec<[u8; 3]>| {
-                format!("<img alt=\"{alt}\" src=\"{}\"/>", colour_address(&pixels, SIDE))
-            };
-            let change = |i: usize| 0.5 + STRENGTH * (pair.adversarial[i] - pair.clean[i]);
+            let change: Vec<f32> = pair
+                .adversarial
+                .iter()
+                .zip(&pair.clean)
+                .map(|(after, before)| 0.5 + STRENGTH * (after - before))
+                .collect();
             let _ = write!(
                 html,
                 "<li>{}<span>+</span>{}<span>=</span>{}<small><span class=\"name\">{}</span> → <span class=\"name\">{}</span> \
                  (asked: {}; {} in L2)</small></li>",
-                image(&pair.before, picture(&|i| pair.clean[i])),
-                image("the perturbation", picture(&change)),
-                image(&pair.after, picture(&|i| pair.adversarial[i])),
+                image(&pair.before, &pair.clean),
+                image("the perturbation", &change),
+                image(&pair.after, &pair.adversarial),
                 pair.before,
                 pair.after,
                 pair.goal,
